@@ -1,0 +1,473 @@
+//! [`ConfigFile`] to [`Config`]: what no schema can say. Every problem finds its place through the
+//! tree the file was read from.
+
+use crate::{
+    Config, Problem, Secret,
+    check::shorten,
+    file::{
+        AdminFile, ConfigFile, FilterFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile,
+        StartFile, ToolsetFile, TypeFile,
+    },
+    leaf::{PatternText, SecretText},
+    model::{
+        Admin, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server, Sessions,
+        Share, Start, Stdio, Timeouts, Toolset, Transport,
+    },
+    reference::{is_variable, read_env_file},
+    tree::{Findings, Node},
+};
+use fairlead_core::ServerName;
+use fairlead_wire::Revision;
+use indexmap::IndexMap;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Smallest limit for a request's head: below it the HTTP engine cannot work.
+const MIN_HEADER_BYTES: usize = 8 << 10;
+
+/// Largest limits for a request's head and body and for a server's message: they are held in memory.
+const MAX_HEADER_BYTES: usize = 1 << 20;
+const MAX_BODY: usize = 1 << 30;
+
+/// Headers that the protocol or the HTTP engine sets; a configured one would break the exchange.
+const OWN_HEADERS: &[&str] = &[
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "keep-alive",
+    "last-event-id",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Builds the configuration. Without errors in `findings` the result is complete.
+pub(crate) fn build(
+    file: ConfigFile,
+    tree: &Node,
+    default_data_dir: PathBuf,
+    sources: Vec<PathBuf>,
+    findings: &mut Findings,
+) -> Config {
+    let mut builder = Builder { tree, findings };
+    let data_dir = match &file.data_dir {
+        Some(text) => builder.path(text, &["data_dir"]).unwrap_or_default(),
+        None => default_data_dir,
+    };
+    let listen = builder.listen(&file);
+    let admin = builder.admin(&file, &listen);
+    builder.level(&file.log.level);
+    let mut servers = IndexMap::with_capacity(file.servers.len());
+    for (name, server) in file.servers {
+        if let Some(server) = builder.server(&name, server) {
+            servers.insert(server.name.clone(), Arc::new(server));
+        }
+    }
+    let mut toolsets = IndexMap::with_capacity(file.toolsets.len());
+    for (name, toolset) in file.toolsets {
+        toolsets.insert(name.clone(), builder.toolset(name, toolset));
+    }
+    Config {
+        listen,
+        admin,
+        data_dir,
+        names: Names { max: file.names.max },
+        catalog: Catalog {
+            first_wait: file.catalog.first_wait.0,
+            page_size: file.catalog.page_size,
+            max_items: file.catalog.max_items,
+            max_bytes: file.catalog.max_bytes.0,
+            max_capability_sets: file.catalog.max_capability_sets,
+            refresh: file.catalog.refresh.0,
+        },
+        sessions: Sessions {
+            idle: file.sessions.idle.0,
+            max_age: file.sessions.max_age.0,
+            max: file.sessions.max,
+            max_calls: file.sessions.max_calls,
+            max_streams: file.sessions.max_streams,
+            stream_queue: file.sessions.stream_queue,
+        },
+        log: Log {
+            level: file.log.level,
+            format: match file.log.format {
+                LogFormatFile::Text => LogFormat::Text,
+                LogFormatFile::Json => LogFormat::Json,
+            },
+        },
+        workers: file.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        drain: file.drain.0,
+        servers,
+        toolsets,
+        sources,
+        warnings: Vec::<Problem>::new(),
+    }
+}
+
+struct Builder<'a> {
+    tree: &'a Node,
+    findings: &'a mut Findings,
+}
+
+impl Builder<'_> {
+    fn error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+        self.findings.error(self.tree.place_of(path), message, hint);
+    }
+
+    fn key_error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+        self.findings.error(self.tree.key_place_of(path), message, hint);
+    }
+
+    fn key_warning(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+        self.findings.warning(self.tree.key_place_of(path), message, hint);
+    }
+
+    fn has(&self, path: &[&str]) -> bool {
+        self.tree.at(path).is_some()
+    }
+
+    /// A path in the file, relative to the file it stands in.
+    fn path(&mut self, text: &str, at: &[&str]) -> Option<PathBuf> {
+        if text.is_empty() || text.contains('\0') {
+            self.error(at, "this is not a path", "");
+            return None;
+        }
+        if text == "~" || text.starts_with("~/") {
+            let rest = text.trim_start_matches('~');
+            self.error(at, "`~` is not expanded here", format!("write `${{HOME}}{}`", shorten(rest)));
+            return None;
+        }
+        Some(self.base(at).join(text))
+    }
+
+    fn base(&self, at: &[&str]) -> &Path {
+        let place = self.tree.place_of(at);
+        self.findings.sources.0.get(place.source).map_or(Path::new(""), |source| &source.base)
+    }
+
+    fn listen(&mut self, file: &ConfigFile) -> Listen {
+        let listen = &file.listen;
+        if !(MIN_HEADER_BYTES..=MAX_HEADER_BYTES).contains(&listen.max_header_bytes.0) {
+            self.error(&["listen", "max_header_bytes"], "`listen.max_header_bytes` must be from `8KiB` to `1MiB`", "");
+        }
+        if listen.max_body.0 > MAX_BODY {
+            self.error(&["listen", "max_body"], "`listen.max_body` must be at most `1GiB`", "");
+        }
+        for (index, host) in listen.hosts.iter().enumerate() {
+            let wrong = host.is_empty() || host.contains("://") || host.contains(['/', '*', ' ', ',', '@']);
+            if wrong {
+                let at = ["listen", "hosts", &index.to_string()];
+                self.error(
+                    &at,
+                    "this is not a host name",
+                    "write it as clients send it, for example `mcp.example.com`",
+                );
+            }
+        }
+        for (index, origin) in listen.origins.iter().enumerate() {
+            let good = origin.split_once("://").is_some_and(|(scheme, rest)| {
+                !scheme.is_empty() && !rest.is_empty() && !rest.contains(['/', '*', ' ', ',', '@', '?', '#'])
+            });
+            if !good {
+                let at = ["listen", "origins", &index.to_string()];
+                self.error(
+                    &at,
+                    "this is not an origin",
+                    "write scheme, host and port only, for example `https://app.example.com`",
+                );
+            }
+        }
+        Listen {
+            address: listen.address.0,
+            hosts: listen.hosts.clone(),
+            origins: listen.origins.clone(),
+            max_body: listen.max_body.0,
+            header_timeout: listen.header_timeout.0,
+            body_timeout: listen.body_timeout.0,
+            max_header_bytes: listen.max_header_bytes.0,
+            max_connections: listen.max_connections,
+            idle_timeout: listen.idle_timeout.0,
+            keep_alive: listen.keep_alive.0,
+        }
+    }
+
+    fn admin(&mut self, file: &ConfigFile, listen: &Listen) -> Admin {
+        let address = match &file.admin {
+            AdminFile::Off => None,
+            AdminFile::On(admin) => Some(admin.address.0),
+        };
+        if address.is_some_and(|address| address == listen.address && address.port() != 0) {
+            let path: &[&str] =
+                if self.has(&["admin", "address"]) { &["admin", "address"] } else { &["listen", "address"] };
+            self.error(
+                path,
+                "both listeners have the same address",
+                "give `listen` and `admin` different ports, or write `admin: off`",
+            );
+        }
+        Admin { address }
+    }
+
+    fn level(&mut self, level: &str) {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let good = level.split(',').map(str::trim).all(|directive| match directive.rsplit_once('=') {
+            Some((target, level)) => !target.is_empty() && LEVELS.contains(&level),
+            None => LEVELS.contains(&directive),
+        });
+        if !good {
+            let hint = "write `error`, `warn`, `info`, `debug`, `trace` or `off`, also per module: `info,fairlead_upstream=debug`";
+            self.error(&["log", "level"], "`log.level` is not a level", hint);
+        }
+    }
+
+    fn server(&mut self, name: &str, file: ServerFile) -> Option<Server> {
+        let here = ["servers", name];
+        let parsed = match ServerName::parse(name) {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                let hint = format!("write `{}`", ServerName::normalise(name));
+                self.key_error(&here, format!("`{}`: {error}", shorten(name)), hint);
+                None
+            }
+        };
+        if file.max_message.0 > MAX_BODY {
+            self.error(&["servers", name, "max_message"], "`max_message` must be at most `1GiB`", "");
+        }
+        let transport = self.transport(name, &file);
+        Some(Server {
+            name: parsed?,
+            transport: transport?,
+            start: match file.start {
+                StartFile::Lazy => Start::Lazy,
+                StartFile::Eager => Start::Eager,
+            },
+            share: match file.share {
+                ShareFile::Auto => Share::Auto,
+                ShareFile::Shared => Share::Shared,
+                ShareFile::PerTenant => Share::PerTenant,
+                ShareFile::PerUser => Share::PerUser,
+                ShareFile::PerSession => Share::PerSession,
+            },
+            timeout: Timeouts {
+                connect: file.timeout.connect.0,
+                start: file.timeout.start.0,
+                idle: file.timeout.idle.0,
+                call: file.timeout.call.0,
+            },
+            idle_stop: file.idle_stop.0,
+            max_sessions: file.max_sessions,
+            max_calls: file.max_calls,
+            prefix: file.prefix,
+            resources: match file.resources {
+                ResourcesFile::Keep => ResourceUris::Keep,
+                ResourcesFile::Prefix => ResourceUris::Prefix,
+            },
+            tools: filter(file.tools),
+            max_message: file.max_message.0,
+            protocol: file.protocol.map(|written| revision(written).as_str().to_owned()),
+            connections: Connections {
+                max_idle: file.connections.max_idle,
+                idle_timeout: file.connections.idle_timeout.0,
+            },
+            disabled: file.disabled,
+        })
+    }
+
+    fn transport(&mut self, name: &str, file: &ServerFile) -> Option<Transport> {
+        let urls: Vec<(&str, _)> = [("url", &file.url), ("serverUrl", &file.server_url), ("httpUrl", &file.http_url)]
+            .into_iter()
+            .filter_map(|(key, url)| url.as_ref().map(|url| (key, &url.0)))
+            .collect();
+        if let [(first, _), (second, _), ..] = urls.as_slice() {
+            let message = format!("the server has both `{first}` and `{second}`");
+            self.key_error(&["servers", name, second], message, "they mean the same: keep one of the two");
+            return None;
+        }
+        let wants_http = file.kind.map(|kind| kind != TypeFile::Stdio);
+        match (&file.command, urls.first()) {
+            (Some(_), Some((key, _))) => {
+                let hint = "remove one of the two; in a later layer, `command: null` removes the one below";
+                self.key_error(&["servers", name, key], format!("the server has both `command` and `{key}`"), hint);
+                None
+            }
+            (None, None) => {
+                // A value that is wrong has been reported and still stands in the tree.
+                let reported = ["command", "url", "serverUrl", "httpUrl", "instances", "tcp"]
+                    .iter()
+                    .any(|key| self.has(&["servers", name, key]));
+                if !reported {
+                    let hint = "write `command: ...` for a child process, or `url: ...` for a Streamable HTTP endpoint";
+                    self.key_error(
+                        &["servers", name],
+                        format!("the server `{}` has neither `command` nor `url`", shorten(name)),
+                        hint,
+                    );
+                }
+                None
+            }
+            (Some(_), None) if wants_http == Some(true) => {
+                self.error(
+                    &["servers", name, "type"],
+                    "the `type` is of an HTTP server, but there is a `command`",
+                    "remove `type`",
+                );
+                None
+            }
+            (None, Some((key, _))) if wants_http == Some(false) => {
+                let message = format!("the `type` is `stdio`, but there is a `{key}`");
+                self.error(&["servers", name, "type"], message, "remove `type`");
+                None
+            }
+            (Some(command), None) => {
+                self.without_effect(name, &["headers", "connections"], "command");
+                self.stdio(name, command, file).map(Transport::Stdio)
+            }
+            (None, Some((_, url))) => {
+                self.without_effect(name, &["args", "env", "envFile", "cwd", "stop_grace", "idle_stop"], "url");
+                let headers = self.headers(name, &file.headers);
+                Some(Transport::Http(Http { url: (*url).clone(), headers }))
+            }
+        }
+    }
+
+    fn without_effect(&mut self, name: &str, keys: &[&str], because: &str) {
+        for key in keys {
+            let path = ["servers", name, key];
+            if self.has(&path) {
+                self.key_warning(&path, format!("`{key}` has no effect on a server with a `{because}`"), "remove it");
+            }
+        }
+    }
+
+    fn stdio(&mut self, name: &str, command: &str, file: &ServerFile) -> Option<Stdio> {
+        let at = ["servers", name, "command"];
+        if command.trim().is_empty() || command.contains('\0') {
+            self.error(&at, "the command is empty", "");
+            return None;
+        }
+        let command = if command.starts_with('.') && command.contains('/') {
+            self.base(&at).join(command).to_string_lossy().into_owned()
+        } else if command.starts_with("~/") {
+            self.path(command, &at)?.to_string_lossy().into_owned()
+        } else {
+            if command.contains(char::is_whitespace) && !command.contains('/') {
+                self.error(
+                    &at,
+                    "the command contains a space",
+                    "write the program alone, and its arguments as `args: [...]`",
+                );
+            }
+            command.to_owned()
+        };
+        for (index, argument) in file.args.iter().enumerate() {
+            if argument.0.contains('\0') {
+                self.error(
+                    &["servers", name, "args", &index.to_string()],
+                    "an argument cannot contain a zero byte",
+                    "",
+                );
+            }
+        }
+        let mut env: IndexMap<String, Secret> = IndexMap::new();
+        if let Some(text) = &file.env_file {
+            let at = ["servers", name, "envFile"];
+            if let Some(path) = self.path(text, &at) {
+                let place = self.tree.place_of(&at);
+                env.extend(
+                    read_env_file(&path, place, self.findings)
+                        .into_iter()
+                        .map(|(key, value)| (key, Secret::new(value))),
+                );
+            }
+        }
+        for (variable, SecretText(value)) in &file.env {
+            let at = ["servers", name, "env", variable];
+            if !is_variable(variable) && (variable.is_empty() || variable.contains(['=', '\0'])) {
+                self.key_error(&at, "this is not the name of an environment variable", "");
+            } else if value.expose().contains('\0') {
+                self.error(&at, "the value contains a zero byte", "");
+            } else {
+                env.insert(variable.clone(), value.clone());
+            }
+        }
+        let cwd = match &file.cwd {
+            Some(text) => Some(self.path(text, &["servers", name, "cwd"])?),
+            None => None,
+        };
+        Some(Stdio {
+            command,
+            args: file.args.iter().map(|argument| argument.0.clone()).collect(),
+            env: env.into_iter().collect(),
+            cwd,
+            stop_grace: file.stop_grace.0,
+        })
+    }
+
+    fn headers(&mut self, name: &str, written: &IndexMap<String, SecretText>) -> Vec<(http::HeaderName, Secret)> {
+        let mut headers: Vec<(http::HeaderName, Secret)> = Vec::with_capacity(written.len());
+        for (header, SecretText(value)) in written {
+            let at = ["servers", name, "headers", header];
+            let Ok(parsed) = http::HeaderName::try_from(header.as_str()) else {
+                self.key_error(&at, "this is not the name of a header", "");
+                continue;
+            };
+            if OWN_HEADERS.contains(&parsed.as_str()) {
+                let message = format!("the header `{parsed}` is set by the gateway itself");
+                self.key_error(&at, message, "remove it");
+            } else if headers.iter().any(|(other, _)| *other == parsed) {
+                self.key_error(
+                    &at,
+                    format!("the header `{parsed}` is written twice"),
+                    "upper and lower case do not matter in header names",
+                );
+            } else if http::HeaderValue::from_str(value.expose()).is_err() {
+                self.error(
+                    &at,
+                    "the value contains a character that no header may contain",
+                    "a line break at its end is the usual cause",
+                );
+            } else {
+                headers.push((parsed, value.clone()));
+            }
+        }
+        headers
+    }
+
+    fn toolset(&mut self, name: String, file: ToolsetFile) -> Toolset {
+        if ServerName::parse(&name).is_err() {
+            let message = format!("`{}` cannot be the name of a toolset", shorten(&name));
+            let hint =
+                format!("names of toolsets follow the rules for servers: write `{}`", ServerName::normalise(&name));
+            self.key_error(&["toolsets", &name], message, hint);
+        }
+        match file.mode {
+            ModeFile::Full => Toolset { name, include: globs(file.include), exclude: globs(file.exclude) },
+        }
+    }
+}
+
+fn filter(file: FilterFile) -> Filter {
+    Filter { allow: globs(file.allow), deny: globs(file.deny) }
+}
+
+fn globs(patterns: Vec<PatternText>) -> Vec<crate::Glob> {
+    patterns.into_iter().map(|pattern| pattern.0).collect()
+}
+
+fn revision(file: ProtocolFile) -> Revision {
+    match file {
+        ProtocolFile::V20241105 => Revision::V2024_11_05,
+        ProtocolFile::V20250326 => Revision::V2025_03_26,
+        ProtocolFile::V20250618 => Revision::V2025_06_18,
+        ProtocolFile::V20251125 => Revision::V2025_11_25,
+        ProtocolFile::V20260728 => Revision::V2026_07_28,
+    }
+}

@@ -1,0 +1,546 @@
+//! What people write. The types here are the one description of the file: the published JSON Schema
+//! is made from them, files are checked against that schema, and then read into them. What the
+//! program uses is [`crate::model`].
+
+use crate::leaf::{AddressText, DurationText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText};
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
+
+/// The configuration of a Fairlead gateway.
+///
+/// Durations are written `500ms`, `30s`, `5m`, `2h`, `7d`; sizes `64KiB`, `16MiB`, `1MB`. Any text may
+/// contain `${env:NAME}`, `${env:NAME:-default}`, `${NAME}` or `${file:path}`; `$${` is a literal `${`.
+/// Relative paths are relative to the file they stand in. In a later layer, `null` removes a key.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Fairlead configuration")]
+pub struct ConfigFile {
+    /// URL or path of this schema, for editors; has no effect.
+    #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The listener for MCP clients.
+    pub listen: ListenFile,
+    /// The listener for operators (metrics, health), or `off`.
+    pub admin: AdminFile,
+    /// Where everything durable lives. Default: `.fairlead` beside the first file; without a file,
+    /// `$XDG_STATE_HOME/fairlead` or `~/.local/state/fairlead`.
+    pub data_dir: Option<String>,
+    /// How exposed names are built.
+    pub names: NamesFile,
+    /// Bounds and times of the merged catalog.
+    pub catalog: CatalogFile,
+    /// Bounds and times of client sessions.
+    pub sessions: SessionsFile,
+    /// Logging.
+    pub log: LogFile,
+    /// Worker threads. Default: one per core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<usize>,
+    /// How long calls in flight may finish after a stop was asked for.
+    pub drain: WaitText,
+    /// The upstream servers by name. A name is lower case letters and digits with single `_` or `-`
+    /// between them, begins with a letter, and has at most 24 characters. The first server in order
+    /// keeps a resource URI that several claim.
+    pub servers: IndexMap<String, ServerFile>,
+    /// The same as `servers`, as client configuration files call it. Names are brought into form.
+    #[serde(rename = "mcpServers", skip_serializing_if = "IndexMap::is_empty")]
+    pub mcp_servers: IndexMap<String, ServerFile>,
+    /// Named selections of the catalog, served under `/mcp/{toolset}`.
+    pub toolsets: IndexMap<String, ToolsetFile>,
+}
+
+impl Default for ConfigFile {
+    fn default() -> Self {
+        Self {
+            schema: None,
+            listen: ListenFile::default(),
+            admin: AdminFile::default(),
+            data_dir: None,
+            names: NamesFile::default(),
+            catalog: CatalogFile::default(),
+            sessions: SessionsFile::default(),
+            log: LogFile::default(),
+            workers: None,
+            drain: WaitText(Duration::from_secs(10)),
+            servers: IndexMap::new(),
+            mcp_servers: IndexMap::new(),
+            toolsets: IndexMap::new(),
+        }
+    }
+}
+
+/// The listener for MCP clients.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenFile {
+    /// IP address and port.
+    pub address: AddressText,
+    /// `Host` names served besides `localhost`, `127.0.0.1` and `[::1]`.
+    pub hosts: Vec<String>,
+    /// Browser origins served besides those of loopback, for example `https://app.example.com`.
+    pub origins: Vec<String>,
+    /// Largest request body.
+    pub max_body: SizeText,
+    /// How long a request's head may take to arrive.
+    pub header_timeout: DurationText,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: DurationText,
+    /// Largest request head, at least `8KiB`.
+    pub max_header_bytes: SizeText,
+    /// Open connections at most.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: usize,
+    /// How long an idle connection is kept open.
+    pub idle_timeout: DurationText,
+    /// Interval of comments on open event streams, which keep proxies from closing them.
+    pub keep_alive: DurationText,
+}
+
+impl Default for ListenFile {
+    fn default() -> Self {
+        Self {
+            address: AddressText(SocketAddr::from(([127, 0, 0, 1], 8642))),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            max_body: SizeText(16 << 20),
+            header_timeout: DurationText(Duration::from_secs(10)),
+            body_timeout: DurationText(Duration::from_secs(30)),
+            max_header_bytes: SizeText(32 << 10),
+            max_connections: 20_000,
+            idle_timeout: DurationText(Duration::from_secs(75)),
+            keep_alive: DurationText(Duration::from_secs(15)),
+        }
+    }
+}
+
+/// The listener for operators, or `off`.
+#[derive(Clone, PartialEq)]
+pub enum AdminFile {
+    /// No listener.
+    Off,
+    /// A listener.
+    On(AdminListenFile),
+}
+
+/// The listener for operators.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminListenFile {
+    /// IP address and port.
+    pub address: AddressText,
+}
+
+impl Default for AdminListenFile {
+    fn default() -> Self {
+        Self { address: AddressText(SocketAddr::from(([127, 0, 0, 1], 8643))) }
+    }
+}
+
+impl Default for AdminFile {
+    fn default() -> Self {
+        Self::On(AdminListenFile::default())
+    }
+}
+
+impl Serialize for AdminFile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::On(listen) => listen.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Switch(bool),
+            Listen(AdminListenFile),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Word(word) if word == "off" => Ok(Self::Off),
+            Written::Switch(false) => Ok(Self::Off),
+            Written::Listen(listen) => Ok(Self::On(listen)),
+            Written::Word(_) | Written::Switch(true) => Err(serde::de::Error::custom("expected `off` or a map")),
+        }
+    }
+}
+
+impl JsonSchema for AdminFile {
+    fn schema_name() -> Cow<'static, str> {
+        "AdminFile".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The listener for operators, or `off`.",
+            "anyOf": [generator.subschema_for::<AdminListenFile>(), { "enum": ["off", false] }],
+        })
+    }
+}
+
+/// How exposed names are built.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamesFile {
+    /// Longest exposed name in characters. Clients put their own prefix before it and models allow 64.
+    #[schemars(range(min = 16, max = 128))]
+    pub max: usize,
+}
+
+impl Default for NamesFile {
+    fn default() -> Self {
+        Self { max: 48 }
+    }
+}
+
+/// Bounds and times of the merged catalog.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CatalogFile {
+    /// How long a first list waits for servers that were never seen.
+    pub first_wait: WaitText,
+    /// Items per page of a list answer.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub page_size: usize,
+    /// Items per server and kind (tools, prompts, resources, templates) at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_items: usize,
+    /// Bytes of catalog per server at most.
+    pub max_bytes: SizeText,
+    /// Distinct client capability sets per server at most.
+    #[schemars(range(min = 1, max = 256))]
+    pub max_capability_sets: usize,
+    /// How often servers that do not announce changes are listed again.
+    pub refresh: DurationText,
+}
+
+impl Default for CatalogFile {
+    fn default() -> Self {
+        Self {
+            first_wait: WaitText(Duration::from_secs(3)),
+            page_size: 1000,
+            max_items: 10_000,
+            max_bytes: SizeText(32 << 20),
+            max_capability_sets: 8,
+            refresh: DurationText(Duration::from_secs(300)),
+        }
+    }
+}
+
+/// Bounds and times of client sessions.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionsFile {
+    /// A session unused for this long ends.
+    pub idle: DurationText,
+    /// A session older than this ends.
+    pub max_age: DurationText,
+    /// Sessions at most.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max: usize,
+    /// Calls in flight per session at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_calls: usize,
+    /// Open event streams at most, all sessions together.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_streams: usize,
+    /// Messages waiting per stream at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub stream_queue: usize,
+}
+
+impl Default for SessionsFile {
+    fn default() -> Self {
+        Self {
+            idle: DurationText(Duration::from_secs(30 * 60)),
+            max_age: DurationText(Duration::from_secs(7 * 24 * 3600)),
+            max: 100_000,
+            max_calls: 64,
+            max_streams: 20_000,
+            stream_queue: 256,
+        }
+    }
+}
+
+/// Logging.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogFile {
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, also per module: `info,fairlead_upstream=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormatFile,
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormatFile::Text }
+    }
+}
+
+/// How a log line looks: for people, or one JSON object per line.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum LogFormatFile {
+    Text,
+    Json,
+}
+
+/// One upstream server: a child process (`command`) or a Streamable HTTP endpoint (`url`).
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerFile {
+    /// Program to run as a child process that speaks MCP on its standard streams. A name is searched
+    /// in `PATH`; a path that begins with `.` is relative to this file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// The program's arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<ScalarText>,
+    /// Environment variables set for the program. Values are never shown.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub env: IndexMap<String, SecretText>,
+    /// File with more variables, one `NAME=value` per line; `env` wins over it.
+    #[serde(rename = "envFile", skip_serializing_if = "Option::is_none")]
+    pub env_file: Option<String>,
+    /// The program's working directory. Default: the gateway's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// How long after closing its input the program is told to terminate, and after that is killed.
+    pub stop_grace: DurationText,
+    /// URL of a Streamable HTTP endpoint; the protocol era is detected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<UrlText>,
+    /// The same as `url`, as some client configuration files call it.
+    #[serde(rename = "serverUrl", skip_serializing_if = "Option::is_none")]
+    pub server_url: Option<UrlText>,
+    /// The same as `url`, as some client configuration files call it.
+    #[serde(rename = "httpUrl", skip_serializing_if = "Option::is_none")]
+    pub http_url: Option<UrlText>,
+    /// Headers added to every request. Values are never shown.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub headers: IndexMap<String, SecretText>,
+    /// The transport, as client configuration files name it; it follows from `command` or `url`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<TypeFile>,
+    /// When it is started: once to learn its catalog and then by the first call, or with the gateway.
+    pub start: StartFile,
+    /// Which callers share a session or process with it.
+    pub share: ShareFile,
+    /// How long to wait for it.
+    pub timeout: TimeoutFile,
+    /// A lazily started program unused for this long is stopped.
+    pub idle_stop: DurationText,
+    /// Upstream sessions or processes at most.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_sessions: usize,
+    /// Calls in flight at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_calls: usize,
+    /// Whether its tools and prompts are exposed as `server__name`. Without, a clash of names is an
+    /// error at start.
+    pub prefix: bool,
+    /// How its resource URIs are exposed: unchanged, or as `fairlead+<server>:<original>`.
+    pub resources: ResourcesFile,
+    /// Which of its tools are exposed.
+    pub tools: FilterFile,
+    /// Largest message it may send.
+    pub max_message: SizeText,
+    /// Protocol revision to speak instead of detecting one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ProtocolFile>,
+    /// The connection pool, for a server with a `url`.
+    pub connections: ConnectionsFile,
+    /// Configured but not used.
+    pub disabled: bool,
+}
+
+impl Default for ServerFile {
+    fn default() -> Self {
+        Self {
+            command: None,
+            args: Vec::new(),
+            env: IndexMap::new(),
+            env_file: None,
+            cwd: None,
+            stop_grace: DurationText(Duration::from_secs(3)),
+            url: None,
+            server_url: None,
+            http_url: None,
+            headers: IndexMap::new(),
+            kind: None,
+            start: StartFile::Lazy,
+            share: ShareFile::Auto,
+            timeout: TimeoutFile::default(),
+            idle_stop: DurationText(Duration::from_secs(600)),
+            max_sessions: 16,
+            max_calls: 256,
+            prefix: true,
+            resources: ResourcesFile::Keep,
+            tools: FilterFile::default(),
+            max_message: SizeText(16 << 20),
+            protocol: None,
+            connections: ConnectionsFile::default(),
+            disabled: false,
+        }
+    }
+}
+
+/// The transport, as client configuration files name it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum TypeFile {
+    #[serde(rename = "stdio")]
+    Stdio,
+    #[serde(rename = "http")]
+    Http,
+    #[serde(rename = "streamable-http")]
+    StreamableHttp,
+    #[serde(rename = "streamableHttp")]
+    StreamableHttpCamel,
+    #[serde(rename = "streamable_http")]
+    StreamableHttpSnake,
+}
+
+/// When a server is started.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum StartFile {
+    Lazy,
+    Eager,
+}
+
+/// Which callers share a session or process with a server. `auto`: everybody, until the server shows
+/// that it asks its client for something.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum ShareFile {
+    Auto,
+    Shared,
+    PerTenant,
+    PerUser,
+    PerSession,
+}
+
+/// How resource URIs are exposed.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum ResourcesFile {
+    Keep,
+    Prefix,
+}
+
+/// A protocol revision.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum ProtocolFile {
+    #[serde(rename = "2024-11-05")]
+    V20241105,
+    #[serde(rename = "2025-03-26")]
+    V20250326,
+    #[serde(rename = "2025-06-18")]
+    V20250618,
+    #[serde(rename = "2025-11-25")]
+    V20251125,
+    #[serde(rename = "2026-07-28")]
+    V20260728,
+}
+
+/// How long to wait for a server.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutFile {
+    /// A connection.
+    pub connect: DurationText,
+    /// Handshake and first listing.
+    pub start: DurationText,
+    /// Silence during a call; any message, progress too, resets it.
+    pub idle: DurationText,
+    /// A whole call, whatever happens.
+    pub call: DurationText,
+}
+
+impl Default for TimeoutFile {
+    fn default() -> Self {
+        Self {
+            connect: DurationText(Duration::from_secs(5)),
+            start: DurationText(Duration::from_secs(30)),
+            idle: DurationText(Duration::from_secs(60)),
+            call: DurationText(Duration::from_secs(600)),
+        }
+    }
+}
+
+/// The connection pool of a server with a `url`.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionsFile {
+    /// Idle connections kept at most.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_idle: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: DurationText,
+}
+
+impl Default for ConnectionsFile {
+    fn default() -> Self {
+        Self { max_idle: 32, idle_timeout: DurationText(Duration::from_secs(60)) }
+    }
+}
+
+/// Which names are let through: those that match `allow` (everything when it is empty) and do not
+/// match `deny`.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilterFile {
+    /// Patterns of which one must match; none means everything.
+    pub allow: Vec<PatternText>,
+    /// Patterns of which none may match.
+    pub deny: Vec<PatternText>,
+}
+
+/// A named selection of the catalog.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolsetFile {
+    /// Patterns on exposed names of which one must match; none means everything.
+    pub include: Vec<PatternText>,
+    /// Patterns on exposed names of which none may match.
+    pub exclude: Vec<PatternText>,
+    /// What a client is shown: `full`, everything that is selected.
+    pub mode: ModeFile,
+}
+
+impl Default for ToolsetFile {
+    fn default() -> Self {
+        Self { include: Vec::new(), exclude: Vec::new(), mode: ModeFile::Full }
+    }
+}
+
+/// What a client of a toolset is shown.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum ModeFile {
+    Full,
+}
+
+/// The JSON Schema (2020-12) of [`ConfigFile`], with descriptions, defaults and examples.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::generate::SchemaSettings::draft2020_12()
+        .for_deserialize()
+        .into_generator()
+        .into_root_schema_for::<ConfigFile>()
+        .to_value()
+}

@@ -1,0 +1,36 @@
+//! Files to a validated configuration: layers, references, errors with a place and a hint, schema, diff.
+//!
+//! [`load`] reads the layers into a tree that remembers where everything stands, checks it against
+//! the published schema, and builds a [`Config`] in which every default is filled in. What people
+//! write ([`file::ConfigFile`]) and what the program uses ([`model`]) are two sets of types. The crate
+//! reads the files it is given and those they refer to; it writes nothing and knows no network.
+
+mod build;
+mod check;
+mod client_format;
+mod decode;
+pub mod diff;
+pub mod file;
+pub mod glob;
+pub mod import;
+pub mod leaf;
+mod load;
+pub mod model;
+pub mod problem;
+mod reference;
+mod report;
+pub mod secret;
+mod syntax;
+mod tree;
+
+pub use diff::{Diff, diff};
+pub use file::{ConfigFile, schema};
+pub use glob::{Glob, GlobError};
+pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
+pub use model::{
+    Admin, Catalog, Config, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server, Sessions,
+    Share, Start, Stdio, Timeouts, Toolset, Transport, Url, UrlError,
+};
+pub use problem::{Problem, Problems, Severity};
+pub use report::report;
+pub use secret::Secret;

@@ -1,0 +1,460 @@
+//! What the program uses: validated, every default filled in, paths absolute or relative to the
+//! process, references resolved. What people write is [`crate::file`].
+
+use crate::{Glob, Problem, Secret};
+use fairlead_core::ServerName;
+use indexmap::IndexMap;
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The listener for MCP clients and its bounds.
+    pub listen: Listen,
+    /// The listener for operators.
+    pub admin: Admin,
+    /// Where everything durable lives.
+    pub data_dir: PathBuf,
+    /// How exposed names are built.
+    pub names: Names,
+    /// Bounds and times of the merged catalog.
+    pub catalog: Catalog,
+    /// Bounds and times of client sessions.
+    pub sessions: Sessions,
+    /// Logging.
+    pub log: Log,
+    /// Worker threads.
+    pub workers: usize,
+    /// How long calls in flight may finish after a stop was asked for.
+    pub drain: Duration,
+    /// Servers in configuration order, disabled ones too.
+    pub servers: IndexMap<ServerName, Arc<Server>>,
+    /// Named selections of the catalog, served under `/mcp/{toolset}`.
+    pub toolsets: IndexMap<String, Toolset>,
+    /// Files the configuration came from, in layer order. Referenced files are not listed.
+    pub sources: Vec<PathBuf>,
+    /// What is accepted but ignored or altered.
+    pub warnings: Vec<Problem>,
+}
+
+/// The MCP listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Address of the MCP listener.
+    pub address: SocketAddr,
+    /// `Host` names served besides the loopback names.
+    pub hosts: Vec<String>,
+    /// Browser origins served besides loopback ones.
+    pub origins: Vec<String>,
+    /// Largest request body, in bytes.
+    pub max_body: usize,
+    /// How long a request's head may take to arrive.
+    pub header_timeout: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// Largest request head, in bytes.
+    pub max_header_bytes: usize,
+    /// Open connections at most.
+    pub max_connections: usize,
+    /// How long an idle connection is kept open.
+    pub idle_timeout: Duration,
+    /// Interval of comments on open event streams.
+    pub keep_alive: Duration,
+}
+
+/// The operators' listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Address, or `None` when it is switched off.
+    pub address: Option<SocketAddr>,
+}
+
+/// How exposed names are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Longest exposed name in characters, 16 to 128.
+    pub max: usize,
+}
+
+/// Bounds and times of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    /// How long a first list waits for servers that were never seen.
+    pub first_wait: Duration,
+    /// Items per page of a list answer.
+    pub page_size: usize,
+    /// Items per server and kind at most.
+    pub max_items: usize,
+    /// Bytes of catalog per server at most.
+    pub max_bytes: usize,
+    /// Distinct client capability sets per server at most.
+    pub max_capability_sets: usize,
+    /// How often servers that do not announce changes are listed again.
+    pub refresh: Duration,
+}
+
+/// Bounds and times of client sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sessions {
+    /// A session unused for this long ends.
+    pub idle: Duration,
+    /// A session older than this ends.
+    pub max_age: Duration,
+    /// Sessions at most.
+    pub max: usize,
+    /// Calls in flight per session at most.
+    pub max_calls: usize,
+    /// Open event streams at most, all sessions together.
+    pub max_streams: usize,
+    /// Messages waiting per stream at most.
+    pub stream_queue: usize,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Level or filter directives, for example `info` or `info,fairlead_upstream=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: ServerName,
+    /// How it is reached.
+    pub transport: Transport,
+    /// When it is started or connected.
+    pub start: Start,
+    /// Which callers share a session or process.
+    pub share: Share,
+    /// How long to wait for it.
+    pub timeout: Timeouts,
+    /// A lazily started process unused for this long is stopped.
+    pub idle_stop: Duration,
+    /// Upstream sessions or processes at most.
+    pub max_sessions: usize,
+    /// Calls in flight at most.
+    pub max_calls: usize,
+    /// Whether its tools and prompts are exposed as `server__name`.
+    pub prefix: bool,
+    /// How its resource URIs are exposed.
+    pub resources: ResourceUris,
+    /// Which of its tools are exposed.
+    pub tools: Filter,
+    /// Largest message it may send, in bytes.
+    pub max_message: usize,
+    /// Revision to speak instead of detecting one, for example `2025-06-18`.
+    pub protocol: Option<String>,
+    /// The connection pool, for servers reached over HTTP.
+    pub connections: Connections,
+    /// Configured but not used.
+    pub disabled: bool,
+}
+
+/// When a server is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Once to learn its catalog, then by the first call; stopped when idle.
+    Lazy,
+    /// With the gateway, and kept running.
+    Eager,
+}
+
+/// Which callers share an upstream session or process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Shared until the server shows that it asks its client for something.
+    Auto,
+    /// Shared by everybody.
+    Shared,
+    /// One per tenant.
+    PerTenant,
+    /// One per user.
+    PerUser,
+    /// One per client session.
+    PerSession,
+}
+
+/// How long to wait for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A connection.
+    pub connect: Duration,
+    /// Handshake and first listing.
+    pub start: Duration,
+    /// Silence during a call; any message, progress too, resets it.
+    pub idle: Duration,
+    /// A whole call, whatever happens.
+    pub call: Duration,
+}
+
+/// How resource URIs are exposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceUris {
+    /// Unchanged; of two servers that claim one URI the first in configuration order keeps it.
+    Keep,
+    /// As `fairlead+<server>:<original>`.
+    Prefix,
+}
+
+/// The connection pool of an HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connections {
+    /// Idle connections kept at most.
+    pub max_idle: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// How a server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// A child process on its standard streams.
+    Stdio(Stdio),
+    /// Streamable HTTP.
+    Http(Http),
+}
+
+/// A child process.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stdio {
+    /// Program name or path.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables set for it, in order.
+    pub env: Vec<(String, Secret)>,
+    /// Its working directory; `None` is the gateway's.
+    pub cwd: Option<PathBuf>,
+    /// How long after closing its input it is told to terminate, and after that is killed.
+    pub stop_grace: Duration,
+}
+
+impl fmt::Debug for Stdio {
+    /// Arguments are counted, not shown: references may have put secrets into them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stdio")
+            .field("command", &self.command)
+            .field("args", &self.args.len())
+            .field("env", &self.env)
+            .field("cwd", &self.cwd)
+            .field("stop_grace", &self.stop_grace)
+            .finish()
+    }
+}
+
+/// A server reached over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// The MCP endpoint.
+    pub url: Url,
+    /// Headers added to every request, in order.
+    pub headers: Vec<(http::HeaderName, Secret)>,
+}
+
+/// An absolute `http` or `https` URL without user information or fragment. `Debug` and `Display`
+/// hide the query: people put keys there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    uri: http::Uri,
+    text: Box<str>,
+}
+
+/// Why a text is not a usable URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Not a URL at all.
+    #[error("this is not a URL")]
+    Malformed,
+    /// The scheme is not `http` or `https`.
+    #[error("the URL must begin with `http://` or `https://`")]
+    Scheme,
+    /// There is no host.
+    #[error("the URL names no host")]
+    Host,
+    /// The port is not a number from 1 to 65535.
+    #[error("the URL's port is not a number from 1 to 65535")]
+    Port,
+    /// There is a user name or password in it.
+    #[error("user names and passwords do not belong into a URL")]
+    UserInfo,
+    /// There is a `#fragment`.
+    #[error("a fragment (`#...`) has no meaning here")]
+    Fragment,
+}
+
+impl Url {
+    /// Checks and takes apart `text`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        if text.contains('#') {
+            return Err(UrlError::Fragment);
+        }
+        let uri: http::Uri = text.parse().map_err(|_| UrlError::Malformed)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(UrlError::Scheme);
+        }
+        let authority = uri.authority().ok_or(UrlError::Host)?;
+        if authority.as_str().contains('@') {
+            return Err(UrlError::UserInfo);
+        }
+        if authority.host().is_empty() {
+            return Err(UrlError::Host);
+        }
+        if let Some(port) = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'))
+            && !port.parse::<u16>().is_ok_and(|port| port != 0)
+        {
+            return Err(UrlError::Port);
+        }
+        Ok(Self { text: uri.to_string().into(), uri })
+    }
+
+    /// Whether it is `https`.
+    #[must_use]
+    pub fn https(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// The host: a name, an IPv4 address, or an IPv6 address in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    /// The port, that of the scheme if none is written.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(if self.https() { 443 } else { 80 })
+    }
+
+    /// What goes into the request line.
+    #[must_use]
+    pub fn path_and_query(&self) -> &str {
+        self.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+    }
+
+    /// The whole URL, query included.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The whole URL as the HTTP crates want it.
+    #[must_use]
+    pub fn uri(&self) -> &http::Uri {
+        &self.uri
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, query) = self.text.split_once('?').map_or((&*self.text, ""), |(before, _)| (before, "?***"));
+        write!(f, "{before}{query}")
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Which names are let through: those that match `allow` (everything when it is empty) and do not
+/// match `deny`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Patterns of which one must match; none means everything.
+    pub allow: Vec<Glob>,
+    /// Patterns of which none may match.
+    pub deny: Vec<Glob>,
+}
+
+impl Filter {
+    /// Whether `name` is let through.
+    #[must_use]
+    pub fn permits(&self, name: &str) -> bool {
+        (self.allow.is_empty() || self.allow.iter().any(|glob| glob.matches(name)))
+            && !self.deny.iter().any(|glob| glob.matches(name))
+    }
+
+    /// Whether everything is let through.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.deny.is_empty() && (self.allow.is_empty() || self.allow.iter().any(|glob| glob.as_str() == "*"))
+    }
+}
+
+/// A named selection of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toolset {
+    /// Its name, a segment of the path `/mcp/{toolset}`.
+    pub name: String,
+    /// Patterns on exposed names of which one must match; none means everything.
+    pub include: Vec<Glob>,
+    /// Patterns on exposed names of which none may match.
+    pub exclude: Vec<Glob>,
+}
+
+impl Toolset {
+    /// Whether the item exposed as `exposed_name` belongs to the toolset.
+    #[must_use]
+    pub fn permits(&self, exposed_name: &str) -> bool {
+        (self.include.is_empty() || self.include.iter().any(|glob| glob.matches(exposed_name)))
+            && !self.exclude.iter().any(|glob| glob.matches(exposed_name))
+    }
+}
+
+impl Server {
+    /// A digest of what the server *is*: command, arguments and working directory, or URL. Headers,
+    /// environment and tuning have no part in it, so it stays while those change. 16 hexadecimal
+    /// digits (FNV-1a, 64 bits), the same in every build; not a secure hash.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut digest = Fnv::new();
+        match &self.transport {
+            Transport::Stdio(stdio) => {
+                digest.part("stdio");
+                digest.part(&stdio.command);
+                digest.part(&stdio.args.len().to_string());
+                for argument in &stdio.args {
+                    digest.part(argument);
+                }
+                digest.part(stdio.cwd.as_ref().map(|cwd| cwd.to_string_lossy()).as_deref().unwrap_or_default());
+            }
+            Transport::Http(http) => {
+                digest.part("http");
+                digest.part(http.url.as_str());
+            }
+        }
+        format!("{:016x}", digest.0)
+    }
+}
+
+struct Fnv(u64);
+
+impl Fnv {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Adds the text and an end mark that no text contains, so that parts cannot flow together.
+    fn part(&mut self, text: &str) {
+        for byte in text.bytes().chain([0xff]) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The published schema: complete, and never of another opinion than the program.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
+
+use fairlead_config::{ConfigFile, parse_str, schema};
+use serde_json::Value;
+use std::path::Path;
+
+/// Calls `visit` with every property of the schema and where it is.
+fn properties(schema: &Value, at: &str, visit: &mut dyn FnMut(&str, &Value)) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Object(inner)) = members.get("properties") {
+                for (name, property) in inner {
+                    visit(&format!("{at}.{name}"), property);
+                }
+            }
+            for (name, member) in members.iter().filter(|(name, _)| *name != "default") {
+                properties(member, &format!("{at}.{name}"), visit);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| properties(item, at, visit)),
+        _ => {}
+    }
+}
+
+#[test]
+fn golden() {
+    let mut schema = schema();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    schema.sort_all_objects();
+    insta::assert_json_snapshot!(schema);
+}
+
+#[test]
+fn every_key_is_described_and_unknown_keys_are_refused() {
+    let schema = schema();
+    let mut count = 0;
+    properties(&schema, "", &mut |at, property| {
+        count += 1;
+        let described = property.get("description").and_then(Value::as_str).is_some_and(|text| text.len() > 10);
+        assert!(described || property.get("$ref").is_some(), "{at} has no description");
+    });
+    assert!(count > 60, "{count}");
+    for (name, definition) in schema["$defs"].as_object().unwrap() {
+        if definition.get("properties").is_some() {
+            assert_eq!(definition["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+/// The defaults that the schema prints are those that the program uses.
+#[test]
+fn written_defaults_change_nothing() {
+    let mut file = serde_json::to_value(ConfigFile::default()).unwrap();
+    file["servers"] = serde_json::json!({ "a": { "command": "cat" } });
+    let schema = schema();
+    let properties = schema["$defs"]["ServerFile"]["properties"].as_object().unwrap();
+    for (key, property) in properties {
+        if let Some(default) = property.get("default").filter(|default| !default.is_null()) {
+            file["servers"]["a"][key] = default.clone();
+        }
+    }
+    for key in ["url", "serverUrl", "httpUrl", "headers", "connections"] {
+        file["servers"]["a"].as_object_mut().unwrap().remove(key);
+    }
+    let parse = |text: &str| {
+        parse_str("f.json", text, Path::new("/"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let (written, short) = (parse(&file.to_string()), parse(r#"{ "servers": { "a": { "command": "cat" } } }"#));
+    assert!(fairlead_config::diff(&written, &short).is_empty());
+    assert_eq!(file["listen"]["max_body"], "16MiB");
+    assert_eq!(file["sessions"]["max_age"], "7d");
+}
+
+#[test]
+fn every_revision_can_be_pinned() {
+    let schema = schema();
+    let written = schema["$defs"]["ProtocolFile"]["enum"].as_array().unwrap();
+    assert_eq!(written.len(), fairlead_wire::Revision::ALL.len());
+    for revision in fairlead_wire::Revision::ALL {
+        let text = format!("servers:\n  a: {{ command: cat, protocol: {} }}\n", revision.as_str());
+        let config = parse_str("f.yaml", &text, Path::new("/"), &|_| None).unwrap();
+        assert_eq!(config.servers["a"].protocol.as_deref(), Some(revision.as_str()));
+    }
+}

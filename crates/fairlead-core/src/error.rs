@@ -1,0 +1,132 @@
+//! What can go wrong on a call: what the gateway refuses, and what failed upstream.
+
+use crate::code::Code;
+use std::borrow::Cow;
+
+/// A denied outcome: the gateway itself says no. The sentence is safe to show to any caller.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message} ({})", code.label())]
+pub struct Refusal {
+    /// Which refusal.
+    pub code: Code,
+    /// What happened and what to do, for the caller.
+    pub message: Cow<'static, str>,
+    /// Raw JSON for the error's `data`, where the protocol defines one.
+    pub data: Option<Box<str>>,
+}
+
+impl Refusal {
+    /// A refusal with a sentence for the caller.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    /// Adds the protocol's `data` member (raw JSON).
+    #[must_use]
+    pub fn with_data(mut self, raw_json: impl Into<Box<str>>) -> Self {
+        self.data = Some(raw_json.into());
+        self
+    }
+}
+
+/// Who caused a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The one who called us.
+    Caller,
+    /// The gateway.
+    Gateway,
+    /// The server behind the gateway.
+    Upstream,
+}
+
+/// Whether a failed call took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing reached the server: the call may be made again.
+    NotMade,
+    /// The server may have acted. Repeated only if the call is marked safe.
+    Unknown,
+}
+
+/// What failed between the gateway and a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamErrorKind {
+    /// No connection, or no process.
+    Unavailable,
+    /// The deadline passed.
+    Timeout,
+    /// The connection or process ended in mid-call.
+    Lost,
+    /// What came is not a valid answer.
+    Garbage,
+    /// The cap on sessions or processes is reached.
+    AtCapacity,
+    /// A message over the limit.
+    TooLarge,
+    /// The server no longer knows the session (legacy HTTP 404).
+    SessionLost,
+}
+
+/// A failure of the exchange with a server. `Display` says what we were doing; the cause is `source`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct UpstreamError {
+    /// What failed.
+    pub kind: UpstreamErrorKind,
+    /// Whether the call may have taken effect.
+    pub outcome: Outcome,
+    /// What happened, without secrets, addresses or commands: it may be shown to the caller.
+    pub message: Cow<'static, str>,
+    /// What to tell the log.
+    #[source]
+    pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl UpstreamError {
+    /// A failure with what to tell the caller.
+    #[must_use]
+    pub fn new(kind: UpstreamErrorKind, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, outcome, message: message.into(), cause: None }
+    }
+
+    /// Adds the cause, for the log.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Who caused it.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self.kind {
+            UpstreamErrorKind::AtCapacity => Blame::Gateway,
+            _ => Blame::Upstream,
+        }
+    }
+
+    /// The code the caller sees.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self.kind {
+            UpstreamErrorKind::Unavailable => Code::ServerUnavailable,
+            UpstreamErrorKind::Timeout => Code::ServerTimeout,
+            UpstreamErrorKind::Lost | UpstreamErrorKind::SessionLost => Code::ServerLost,
+            UpstreamErrorKind::Garbage => Code::ServerGarbage,
+            UpstreamErrorKind::AtCapacity => Code::ServerAtCapacity,
+            UpstreamErrorKind::TooLarge => Code::ServerMessageTooLarge,
+        }
+    }
+
+    /// The refusal a caller gets for it. `server` is a name the caller may see.
+    #[must_use]
+    pub fn to_refusal(&self, server: &str) -> Refusal {
+        let outcome = match self.outcome {
+            Outcome::NotMade => "the call was not made",
+            Outcome::Unknown => "whether the call took effect is unknown",
+        };
+        Refusal::new(self.code(), format!("server `{server}`: {}; {outcome}", self.message))
+    }
+}

@@ -1,0 +1,28 @@
+//! admit: whether there is room for the call, before anything is looked up for it.
+
+use crate::{
+    gateway::Gateway,
+    session::{CallControl, Session},
+};
+use fairlead_core::{Code, Refusal};
+use std::sync::Arc;
+
+/// Refuses when the gateway is draining.
+pub(crate) fn gateway(gateway: &Gateway) -> Result<(), Refusal> {
+    if gateway.is_ready() {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::Draining, "the gateway is shutting down; try again in a moment"))
+    }
+}
+
+/// Enters a call of a session, so that it can be cancelled, within the session's limit.
+pub(crate) fn session(gateway: &Gateway, session: &Session, id: &str) -> Result<Arc<CallControl>, Refusal> {
+    let max = gateway.config().sessions.max_calls;
+    session.enter(id, max).ok_or_else(|| {
+        Refusal::new(
+            Code::TooManyCalls,
+            format!("the session has {max} calls in flight, which is its limit (`sessions.max_calls`)"),
+        )
+    })
+}

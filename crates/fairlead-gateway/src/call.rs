@@ -1,0 +1,55 @@
+//! One request on its way through.
+
+use crate::{
+    gateway::Gateway,
+    session::{CallControl, Session},
+    snapshot::Endpoint,
+};
+use fairlead_core::Caller;
+use fairlead_upstream::Worker;
+use fairlead_wire::{CapabilitySet, Era, Field, Frame};
+use http::{HeaderName, HeaderValue};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A request with everything that was found out about it.
+pub(crate) struct Call {
+    pub(crate) gateway: Gateway,
+    pub(crate) worker: Worker,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) frame: Frame,
+    /// The client's era.
+    pub(crate) era: Era,
+    pub(crate) caller: Caller,
+    pub(crate) session: Option<Arc<Session>>,
+    /// What a legacy server is told the client can do: the client's own set where both are legacy,
+    /// nothing where the question would have to cross eras.
+    pub(crate) capabilities: CapabilitySet,
+    /// Identifies the client among this process's.
+    pub(crate) user: u64,
+    pub(crate) control: Option<Arc<CallControl>>,
+    /// `Mcp-Param-*` headers, which are passed on.
+    pub(crate) param_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) started: Instant,
+}
+
+impl Call {
+    /// The client's id of the request, raw.
+    pub(crate) fn id(&self) -> &str {
+        self.frame.id().unwrap_or("null")
+    }
+
+    /// The client's progress token, raw.
+    pub(crate) fn progress_token(&self) -> Option<&str> {
+        self.frame.raw(Field::ProgressToken)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let (Some(session), Some(control)) = (&self.session, &self.control) {
+            session.leave(control);
+        }
+        self.gateway.call_ended();
+    }
+}

@@ -1,0 +1,153 @@
+//! What the gateway says it can do on an endpoint: what at least one of its servers can, as far as
+//! it crosses to this client's era.
+
+use crate::{call::Call, merged::own_info, snapshot::Endpoint};
+use fairlead_upstream::Peer;
+use fairlead_wire::{Era, list, message};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Longest merged instructions, in bytes.
+const MAX_INSTRUCTIONS: usize = 16 * 1024;
+
+/// What a server says of itself, as far as it is known.
+pub(crate) fn peers(endpoint: &Endpoint) -> Vec<(String, Option<Arc<Peer>>)> {
+    endpoint
+        .servers
+        .iter()
+        .map(|server| (server.handle.name().to_string(), server.handle.peek().peer.clone()))
+        .collect()
+}
+
+/// The capabilities object for a client of `era`.
+pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
+    let mut members: BTreeMap<&'static str, String> = BTreeMap::new();
+    let mut subscribe = false;
+    let mut unknown = false;
+    for (_, peer) in peers(endpoint) {
+        let Some(peer) = peer else {
+            unknown = true;
+            continue;
+        };
+        let same_era = peer.revision.era() == era;
+        for (name, value) in [
+            ("tools", "{\"listChanged\":true}"),
+            ("prompts", "{\"listChanged\":true}"),
+            ("resources", ""),
+            ("completions", "{}"),
+        ] {
+            if list::raw_member(&peer.capabilities, name).is_some() {
+                members.insert(name, value.to_owned());
+            }
+        }
+        if let Some(resources) = list::raw_member(&peer.capabilities, "resources") {
+            subscribe |= same_era && list::raw_member(resources, "subscribe") == Some("true");
+        }
+        if same_era && list::raw_member(&peer.capabilities, "logging").is_some() {
+            members.insert("logging", "{}".to_owned());
+        }
+    }
+    if unknown {
+        // A server that was never reached may turn out to have any of these.
+        for name in ["tools", "prompts", "resources"] {
+            members.entry(name).or_insert_with(|| "{\"listChanged\":true}".to_owned());
+        }
+    }
+    if let Some(resources) = members.get_mut("resources") {
+        *resources = if subscribe {
+            "{\"subscribe\":true,\"listChanged\":true}".to_owned()
+        } else {
+            "{\"listChanged\":true}".to_owned()
+        };
+    }
+    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// Capabilities of one server for a client of its own era: its own, less what is not carried yet.
+pub(crate) fn transparent(peer: &Peer) -> String {
+    if peer.revision.era() == Era::Modern {
+        return peer.capabilities.to_string();
+    }
+    // Tasks of 2025-11-25 belong to a session, and sessions with servers are shared.
+    without(&peer.capabilities, "tasks")
+}
+
+/// A JSON object without one of its members.
+pub(crate) fn without(object: &str, key: &str) -> String {
+    let Ok(mut members) = serde_json::from_str::<BTreeMap<String, &serde_json::value::RawValue>>(object) else {
+        return object.to_owned();
+    };
+    if members.remove(key).is_none() {
+        return object.to_owned();
+    }
+    let members: Vec<_> =
+        members.iter().map(|(key, value)| format!("{}:{}", message::quote(key), value.get())).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// The servers' instructions under their names.
+pub(crate) fn instructions(endpoint: &Endpoint) -> Option<String> {
+    let mut text = String::new();
+    for (server, peer) in peers(endpoint) {
+        let Some(instructions) = peer.as_ref().and_then(|peer| peer.instructions.as_deref()) else { continue };
+        if text.len() + instructions.len() + server.len() + 8 > MAX_INSTRUCTIONS {
+            tracing::warn!(server, "the instructions of a server are left out: together they are too long");
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("\n\n");
+        }
+        if endpoint.is_single() {
+            text.push_str(instructions);
+        } else {
+            text.push_str("## ");
+            text.push_str(&server);
+            text.push('\n');
+            text.push_str(instructions);
+        }
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// Who the endpoint says it is: the server itself in the transparent view, else the gateway.
+pub(crate) fn server_info(endpoint: &Endpoint) -> String {
+    let own = endpoint
+        .is_single()
+        .then(|| endpoint.servers.first()?.handle.peek().peer.as_ref()?.server_info.clone())
+        .flatten()
+        .map(String::from);
+    own.unwrap_or_else(own_info)
+}
+
+/// Waits until every server of the endpoint was heard of once, at most `catalog.first_wait`.
+pub(crate) async fn wait_for_peers(endpoint: &Endpoint) {
+    let until = tokio::time::Instant::now() + endpoint.config.catalog.first_wait;
+    let waits = endpoint.servers.iter().map(|server| async move {
+        let mut changes = server.handle.changes();
+        loop {
+            {
+                let view = server.handle.peek();
+                if view.peer.is_some() || !matches!(view.state, fairlead_upstream::State::Starting) {
+                    return;
+                }
+            }
+            if !matches!(tokio::time::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    });
+    futures_util::future::join_all(waits).await;
+}
+
+/// The one server of a transparent endpoint, when the client is of its era.
+pub(crate) fn same_era_peer(endpoint: &Endpoint, era: Era) -> Option<Arc<Peer>> {
+    if !endpoint.is_single() {
+        return None;
+    }
+    endpoint.servers.first()?.handle.peek().peer.clone().filter(|peer| peer.revision.era() == era)
+}
+
+/// Whether the client is of the era of the call's only server.
+pub(crate) fn call_peer(call: &Call) -> Option<Arc<Peer>> {
+    same_era_peer(&call.endpoint, call.era)
+}

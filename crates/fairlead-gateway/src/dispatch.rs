@@ -1,0 +1,177 @@
+//! dispatch: one exchange with the server, over a link the caller may use, in the server's era.
+//!
+//! A call is sent a second time only when the first try certainly never reached the server, or when
+//! it is one that may be repeated. Everything else is reported with its outcome.
+
+use crate::{call::Call, resolve::Target};
+use fairlead_config::Share;
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
+use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
+use fairlead_wire::{Era, Field, Frame, Method, Revision, Span, edit::Edits, header};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a listen stream may live before the client opens it again.
+const LISTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// An exchange that has begun, and what it brought first.
+pub(crate) enum Begun {
+    /// The answer.
+    Answered { answer: Final, link: Era },
+    /// Something that comes before the answer.
+    Spoke { exchange: Exchange, frame: Frame },
+    /// Nothing yet.
+    Quiet { exchange: Exchange },
+    /// The server follows roots, and this client's are not known yet.
+    NeedsRoots,
+    /// The server cannot be reached, or failed.
+    Failed(UpstreamError),
+}
+
+/// What keeps the caller's link apart from others', by the server's configuration.
+pub(crate) fn share_key(share: Share, caller: &fairlead_core::Caller, session: Option<u64>) -> ShareKey {
+    match share {
+        Share::Auto | Share::Shared => None,
+        Share::PerTenant | Share::PerUser => Some(caller.key().as_str().into()),
+        Share::PerSession => match session {
+            Some(user) => Some(format!("session {user}").into()),
+            None => Some(caller.key().as_str().into()),
+        },
+    }
+}
+
+/// What the call wants of its server.
+pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
+    let config = target.upstream.handle.config();
+    Want {
+        capabilities: call.capabilities,
+        share: share_key(config.share, &call.caller, call.session.as_ref().map(|session| session.user)),
+        roots: call.session.as_ref().and_then(|session| session.roots()),
+        user: call.user,
+        purpose,
+        deadline: call.started + config.timeout.call,
+    }
+}
+
+/// Sends the call and waits for the first thing that comes back, at most until `quiet_until`.
+pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) -> Begun {
+    begin_with(call, target, call.frame.clone(), quiet_until).await
+}
+
+/// The same with another message than the client's own.
+pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet_until: Instant) -> Begun {
+    let purpose = if call.frame.method_class() == Method::Listen { Purpose::Session } else { Purpose::Call };
+    let want = want(call, target, purpose);
+    let mut again = true;
+    loop {
+        let tried = once(call, target, &frame, &want, quiet_until).await;
+        if let Begun::Failed(error) = &tried
+            && again
+            && may_repeat(call, target, error)
+        {
+            tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
+            again = false;
+            continue;
+        }
+        return tried;
+    }
+}
+
+async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_until: Instant) -> Begun {
+    let lease = match target.upstream.handle.lease(want).await {
+        Ok(lease) => lease,
+        Err(LeaseError::NeedsRoots) => return Begun::NeedsRoots,
+        Err(LeaseError::Upstream(error)) => return Begun::Failed(error),
+    };
+    let link = lease.era();
+    let outbound = outbound(call, target, frame, link);
+    let mut exchange = match lease.start(call.worker, outbound).await {
+        Ok(exchange) => exchange,
+        Err(error) => return Begun::Failed(error),
+    };
+    match timeout_at(quiet_until, exchange.next()).await {
+        Ok(Ok(Item::Final(answer))) => Begun::Answered { answer, link },
+        Ok(Ok(Item::Message(frame))) => Begun::Spoke { exchange, frame },
+        Ok(Err(error)) => Begun::Failed(error),
+        Err(_) => Begun::Quiet { exchange },
+    }
+}
+
+fn may_repeat(call: &Call, target: &Target, error: &UpstreamError) -> bool {
+    match (error.kind, error.outcome) {
+        // The session was refused, or the transport was gone before anything was sent.
+        (UpstreamErrorKind::SessionLost | UpstreamErrorKind::Lost, Outcome::NotMade) => true,
+        (UpstreamErrorKind::Lost, Outcome::Unknown) => match call.frame.method_class() {
+            Method::ResourcesRead | Method::PromptsGet | Method::Complete => true,
+            Method::ToolsCall => target.item(&mut None, call).is_some_and(|tool| tool.repeatable),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The message as this server gets it.
+fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound {
+    let timeout = &target.upstream.handle.config().timeout;
+    let mut edits = target.edits.clone();
+    let mut headers = Vec::new();
+    match (call.era, link) {
+        (Era::Legacy, Era::Legacy) => {}
+        (Era::Modern, Era::Modern) => headers.clone_from(&call.param_headers),
+        (Era::Modern, Era::Legacy) => {
+            // A dual-era server would take a request with these members for a modern one.
+            for field in
+                [Field::MetaProtocolVersion, Field::MetaClientCapabilities, Field::MetaClientInfo, Field::MetaLogLevel]
+            {
+                edits.remove_member(frame, field);
+            }
+        }
+        (Era::Legacy, Era::Modern) => {
+            add_meta(frame, &mut edits);
+            let mut catalog = None;
+            if let Some(tool) = target.item(&mut catalog, call)
+                && let Some(params) = &tool.param_headers
+            {
+                headers = params.encode(call.frame.raw(Field::Arguments));
+            }
+        }
+    }
+    let mcp_name = match (link, &target.name) {
+        (Era::Modern, Some(name)) => Some(header::encode_value(name)),
+        _ => None,
+    };
+    let (deadline, idle) = match call.frame.method_class() {
+        Method::Listen => (call.started + LISTEN, LISTEN),
+        _ => (call.started + timeout.call, timeout.idle),
+    };
+    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
+}
+
+/// What every request to a modern server carries, for a client that does not send it.
+fn add_meta(frame: &Frame, edits: &mut Edits) {
+    let version = format!("\"{}\"", Revision::V2026_07_28.as_str());
+    let info = crate::merged::own_info();
+    let members = [
+        ("io.modelcontextprotocol/protocolVersion", version.as_str()),
+        ("io.modelcontextprotocol/clientCapabilities", "{}"),
+        ("io.modelcontextprotocol/clientInfo", info.as_str()),
+    ];
+    if let Some(meta) = frame.span(Field::Meta) {
+        for (key, value) in members {
+            edits.insert_first(meta, key, value);
+        }
+        return;
+    }
+    let all: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    let meta = format!("{{{}}}", all.join(","));
+    match frame.span(Field::Params) {
+        Some(params) => edits.insert_first(params, "_meta", &meta),
+        None => {
+            let bytes = frame.bytes();
+            let start = bytes.iter().position(|byte| *byte == b'{').unwrap_or(0);
+            let whole =
+                Span { start: u32::try_from(start).unwrap_or(0), end: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+            edits.insert_first(whole, "params", &format!("{{\"_meta\":{meta}}}"));
+        }
+    }
+}

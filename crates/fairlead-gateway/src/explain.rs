@@ -1,0 +1,221 @@
+//! Why something is or is not there: the decision about a name, step by step.
+
+use crate::{
+    gateway::Gateway,
+    merged::Merged,
+    snapshot::{Endpoint, Upstream, View},
+};
+use bytes::Bytes;
+use fairlead_config::ResourceUris;
+use fairlead_upstream::{ListingKind, ServerHandle};
+use fairlead_wire::{CapabilitySet, name};
+use std::sync::Arc;
+
+/// One step of an explanation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which part of the gateway speaks.
+    pub phase: &'static str,
+    /// Whether it lets the name through; `None` when it only informs.
+    pub ok: Option<bool>,
+    /// What it says.
+    pub text: String,
+}
+
+/// A listed item of a server as `/mcp` shows it.
+#[derive(Debug, Clone)]
+pub struct Exposed {
+    /// Under which name or URI.
+    pub name: String,
+    /// The server's own.
+    pub original: String,
+    /// The item as it came.
+    pub raw: Bytes,
+    /// Why it is not shown, if it is not.
+    pub reason_hidden: Option<String>,
+}
+
+fn step(phase: &'static str, ok: Option<bool>, text: impl Into<String>) -> Step {
+    Step { phase, ok, text: text.into() }
+}
+
+impl Gateway {
+    /// Everything a server lists, and how `/mcp` shows it to a client that declares nothing.
+    #[must_use]
+    pub fn exposed(&self, server: &ServerHandle, kind: ListingKind) -> Vec<Exposed> {
+        let snapshot = self.snapshot();
+        let endpoint = snapshot.all();
+        let merged = endpoint.merged(CapabilitySet::BARE, self.epoch());
+        let Some((index, upstream)) =
+            endpoint.servers.iter().enumerate().find(|(_, upstream)| upstream.handle.name() == server.name())
+        else {
+            return Vec::new();
+        };
+        let view = upstream.handle.view();
+        let Some(catalog) = view.nearest_catalog(CapabilitySet::BARE) else { return Vec::new() };
+        catalog
+            .listing(kind)
+            .entries
+            .iter()
+            .map(|entry| {
+                let exposed = exposed_name(endpoint, upstream, kind, &entry.key);
+                let reason_hidden = hidden(&merged, upstream, index, kind, &exposed, &entry.key);
+                Exposed { name: exposed, original: entry.key.to_string(), raw: entry.raw.clone(), reason_hidden }
+            })
+            .collect()
+    }
+
+    /// Why `name` is or is not available on `/mcp`.
+    #[must_use]
+    pub fn explain(&self, name: &str) -> Vec<Step> {
+        let snapshot = self.snapshot();
+        let endpoint = snapshot.all();
+        let merged = endpoint.merged(CapabilitySet::BARE, self.epoch());
+        let mut steps = Vec::new();
+        let route = merged.tool(name).or_else(|| merged.prompt(name)).cloned().or_else(|| merged.resource(name));
+        let server = match &route {
+            Some(route) => {
+                steps.push(step(
+                    "resolve",
+                    Some(true),
+                    format!("`{name}` is `{}` of the server below", route.original),
+                ));
+                Some(&endpoint.servers[route.server])
+            }
+            None => {
+                let server = name::split(name).and_then(|(server, _)| {
+                    endpoint.servers.iter().find(|upstream| upstream.handle.name().as_str() == server)
+                });
+                match server {
+                    Some(_) => {
+                        steps.push(step("resolve", Some(false), format!("the server has nothing exposed as `{name}`")))
+                    }
+                    None => steps.push(step(
+                        "resolve",
+                        Some(false),
+                        format!("no server is called so; the servers are: {}", names(&endpoint.servers)),
+                    )),
+                }
+                server
+            }
+        };
+        let Some(upstream) = server else {
+            self.explain_disabled(name, &mut steps);
+            return steps;
+        };
+        explain_server(upstream, &mut steps);
+        if route.is_none() {
+            explain_hidden(endpoint, &merged, upstream, name, &mut steps);
+        }
+        for (toolset, config) in &snapshot.config.toolsets {
+            let inside = config.permits(name);
+            let text = if inside { format!("`{toolset}` has it") } else { format!("`{toolset}` leaves it out") };
+            steps.push(step("toolset", None, text));
+        }
+        steps
+    }
+
+    fn explain_disabled(&self, exposed: &str, steps: &mut Vec<Step>) {
+        let config = self.config();
+        let disabled =
+            name::split(exposed).and_then(|(server, _)| config.servers.get(server)).filter(|server| server.disabled);
+        if let Some(server) = disabled {
+            steps.push(step("config", Some(false), format!("server `{}` is configured but disabled", server.name)));
+        }
+    }
+}
+
+fn names(servers: &[Upstream]) -> String {
+    let names: Vec<_> = servers.iter().map(|server| server.handle.name().to_string()).collect();
+    if names.is_empty() { "(none)".to_owned() } else { names.join(", ") }
+}
+
+fn exposed_name(endpoint: &Arc<Endpoint>, upstream: &Upstream, kind: ListingKind, key: &str) -> String {
+    let config = upstream.handle.config();
+    match kind {
+        ListingKind::Tools | ListingKind::Prompts if config.prefix => {
+            name::expose(config.name.as_str(), key, endpoint.config.names.max)
+        }
+        ListingKind::Resources | ListingKind::Templates if config.resources == ResourceUris::Prefix => {
+            name::prefix_uri(config.name.as_str(), key)
+        }
+        _ => key.to_owned(),
+    }
+}
+
+fn hidden(
+    merged: &Merged,
+    upstream: &Upstream,
+    index: usize,
+    kind: ListingKind,
+    exposed: &str,
+    key: &str,
+) -> Option<String> {
+    let config = upstream.handle.config();
+    if kind == ListingKind::Tools && !config.tools.permits(key) {
+        return Some("left out by `tools` of the server".to_owned());
+    }
+    let route = match kind {
+        ListingKind::Tools => merged.tool(exposed).cloned(),
+        ListingKind::Prompts => merged.prompt(exposed).cloned(),
+        ListingKind::Resources => merged.resource(exposed),
+        ListingKind::Templates => merged.template(exposed).cloned(),
+    };
+    match route {
+        Some(route) if route.server == index => None,
+        Some(_) => Some("an earlier server has the same name or URI".to_owned()),
+        None => Some("not exposed".to_owned()),
+    }
+}
+
+fn explain_server(upstream: &Upstream, steps: &mut Vec<Step>) {
+    let view = upstream.handle.view();
+    let name = upstream.handle.name();
+    let state = view.state.word();
+    let ok = match view.trouble() {
+        None => Some(true),
+        Some(_) => Some(false),
+    };
+    let trouble = view.trouble().map(|reason| format!(": {reason}")).unwrap_or_default();
+    steps.push(step("server", ok, format!("`{name}` is {state}{trouble}")));
+    match view.nearest_catalog(CapabilitySet::BARE) {
+        Some(catalog) => {
+            let tools = catalog.listing(ListingKind::Tools).entries.len();
+            let fresh =
+                if view.fresh { "confirmed by the running server" } else { "the last good one, not confirmed since" };
+            steps.push(step("catalog", Some(true), format!("{tools} tools listed, {fresh}")));
+            for (kind, reason) in &catalog.failed {
+                steps.push(step("catalog", Some(false), format!("{}: {reason}", kind.member())));
+            }
+        }
+        None => steps.push(step("catalog", Some(false), "nothing was ever listed")),
+    }
+    let in_flight = upstream.handle.in_flight();
+    let limit = upstream.handle.config().max_calls;
+    steps.push(step("limits", Some(in_flight < limit), format!("{in_flight} of {limit} calls in flight")));
+}
+
+fn explain_hidden(
+    endpoint: &Arc<Endpoint>,
+    merged: &Merged,
+    upstream: &Upstream,
+    exposed: &str,
+    steps: &mut Vec<Step>,
+) {
+    let index = endpoint.servers.iter().position(|other| other.handle.name() == upstream.handle.name()).unwrap_or(0);
+    let view = upstream.handle.view();
+    let Some(catalog) = view.nearest_catalog(CapabilitySet::BARE) else { return };
+    for kind in ListingKind::ALL {
+        for entry in &catalog.listing(kind).entries {
+            let shown = exposed_name(endpoint, upstream, kind, &entry.key);
+            if shown == exposed || *entry.key == *exposed {
+                let reason = hidden(merged, upstream, index, kind, &shown, &entry.key)
+                    .unwrap_or_else(|| format!("it is exposed as `{shown}`"));
+                steps.push(step("filter", Some(false), reason));
+                return;
+            }
+        }
+    }
+    steps.push(step("catalog", Some(false), "the server lists nothing of that name"));
+    debug_assert!(matches!(endpoint.view, View::All));
+}

@@ -1,0 +1,366 @@
+//! The gateway itself: what lives as long as the process, and how configuration comes in.
+
+use crate::{
+    body::Body,
+    listen::{self, Door},
+    questions::Questions,
+    relay,
+    seal::{KEY_LEN, Sealer},
+    session::Sessions,
+    snapshot::{Snapshot, Upstream},
+};
+use arc_swap::ArcSwap;
+use fairlead_config::Config;
+use fairlead_core::{
+    Clock, ServerName,
+    ports::{SessionStore, StoredCatalog},
+};
+use fairlead_observe::{Metrics, ServerMetrics};
+use fairlead_upstream::{Environment, Running, ServerHandle, State, Worker};
+use hyper::body::Incoming;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+
+/// How often sessions that are not used are forgotten.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// What a gateway is made of.
+pub struct Options {
+    /// The configuration to begin with.
+    pub config: Arc<Config>,
+    /// What owners of servers need.
+    pub environment: Environment,
+    /// Where the small records of sessions are kept.
+    pub sessions: Arc<dyn SessionStore>,
+    /// Seals what the gateway hands out. Replicas and restarts share it.
+    pub seal_key: [u8; KEY_LEN],
+    /// Where calls are counted.
+    pub metrics: Metrics,
+    /// Wall time.
+    pub clock: Clock,
+}
+
+/// The data plane. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) sessions: Sessions,
+    pub(crate) questions: Questions,
+    pub(crate) listeners: crate::listening::Listeners,
+    environment: Environment,
+    metrics: Metrics,
+    gateway_metrics: Arc<ServerMetrics>,
+    calls: AtomicUsize,
+    streams: AtomicUsize,
+    draining: AtomicBool,
+    drain: watch::Sender<bool>,
+    /// Servers by name, with the task that relays what they say.
+    running: Mutex<HashMap<ServerName, (Running, AbortHandle)>>,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// Servers that are new.
+    pub added: Vec<ServerName>,
+    /// Servers that are gone.
+    pub removed: Vec<ServerName>,
+    /// Servers that were started anew because their configuration differs.
+    pub changed: Vec<ServerName>,
+    /// Servers that kept connections and sessions.
+    pub unchanged: usize,
+    /// Keys that only take effect at the next start.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Legacy sessions in memory.
+    pub sessions: usize,
+    /// Open event streams outside calls.
+    pub streams: usize,
+    /// Calls in flight.
+    pub calls: usize,
+}
+
+impl Gateway {
+    /// Starts the owners of the configured servers on the current runtime and returns at once.
+    pub async fn start(options: Options) -> Self {
+        let Options { config, environment, sessions, seal_key, metrics, clock } = options;
+        let stored = match environment.store.load_all().await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, "stored catalogs cannot be read; servers are listed anew");
+                Vec::new()
+            }
+        };
+        let gateway_metrics = metrics.server("gateway");
+        let (drain, _) = watch::channel(false);
+        let inner = Inner {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics)),
+            sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
+            questions: Questions::default(),
+            listeners: crate::listening::Listeners::default(),
+            environment,
+            metrics,
+            gateway_metrics,
+            calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            drain,
+            running: Mutex::default(),
+            tasks: tokio::sync::Mutex::new(JoinSet::new()),
+        };
+        let gateway = Self(Arc::new(inner));
+        let mut by_server: HashMap<String, Vec<StoredCatalog>> = HashMap::new();
+        for record in stored {
+            by_server.entry(record.server.clone()).or_default().push(record);
+        }
+        for server in config.servers.values().filter(|server| !server.disabled) {
+            let records = by_server.remove(server.name.as_str()).unwrap_or_default();
+            gateway.start_server(Arc::clone(server), records).await;
+        }
+        for name in by_server.keys().filter(|name| !config.servers.contains_key(name.as_str())) {
+            if let Err(error) = gateway.0.environment.store.forget(name).await {
+                tracing::warn!(%error, "the stored catalog of a server that is gone was not removed");
+            }
+        }
+        gateway.publish(config);
+        let sweeper = gateway.clone();
+        gateway.0.tasks.lock().await.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let idle = sweeper.config().sessions.idle;
+                sweeper.0.sessions.sweep(idle);
+                sweeper.0.questions.sweep();
+            }
+        });
+        gateway
+    }
+
+    async fn start_server(&self, server: Arc<fairlead_config::Server>, stored: Vec<StoredCatalog>) {
+        let running = fairlead_upstream::start(Arc::clone(&server), stored, &self.0.environment);
+        let relaying = relay::server_events(self.clone(), running.handle().clone());
+        let task = self.0.tasks.lock().await.spawn(relaying);
+        self.0
+            .running
+            .lock()
+            .expect("invariant: no panic under this lock")
+            .insert(server.name.clone(), (running, task));
+    }
+
+    fn publish(&self, config: Arc<Config>) {
+        let servers = {
+            let running = self.0.running.lock().expect("invariant: no panic under this lock");
+            config
+                .servers
+                .keys()
+                .filter_map(|name| running.get(name))
+                .map(|(running, _)| Upstream {
+                    handle: running.handle().clone(),
+                    metrics: self.0.metrics.server(running.handle().name().as_str()),
+                })
+                .collect()
+        };
+        self.0.sessions.configure(&config.sessions);
+        self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics)));
+    }
+
+    /// Applies a new configuration by what differs: servers that stay the same keep their
+    /// connections and sessions, calls in flight finish on what they began with.
+    pub async fn apply(&self, config: Arc<Config>) -> Applied {
+        let diff = fairlead_config::diff(&self.config(), &config);
+        let mut applied =
+            Applied { unchanged: diff.unchanged.len(), needs_restart: diff.other.clone(), ..Applied::default() };
+        if diff.listen_changed {
+            applied.needs_restart.push("listen");
+        }
+        let mut stopping = Vec::new();
+        for name in diff.removed.iter().chain(&diff.changed) {
+            let old = self.0.running.lock().expect("invariant: no panic under this lock").remove(name);
+            stopping.extend(old);
+        }
+        for name in diff.added.iter().chain(&diff.changed) {
+            if let Some(server) = config.servers.get(name).filter(|server| !server.disabled) {
+                self.start_server(Arc::clone(server), self.stored(name).await).await;
+            }
+        }
+        for name in &diff.removed {
+            if let Err(error) = self.0.environment.store.forget(name.as_str()).await {
+                tracing::warn!(%error, "the stored catalog of a removed server was not removed");
+            }
+        }
+        self.publish(Arc::clone(&config));
+        // Calls in flight hold leases of the old owners; they get the drain time to finish.
+        let drain = config.drain;
+        let mut tasks = self.0.tasks.lock().await;
+        for (running, relaying) in stopping {
+            tasks.spawn(async move {
+                let until = tokio::time::Instant::now() + drain;
+                while running.handle().in_flight() > 0 && tokio::time::Instant::now() < until {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                relaying.abort();
+                running.stop().await;
+            });
+        }
+        drop(tasks);
+        self.0.environment.epoch.fetch_add(1, Ordering::Release);
+        relay::all_lists_changed(self);
+        applied.added = diff.added;
+        applied.removed = diff.removed;
+        applied.changed = diff.changed;
+        applied
+    }
+
+    async fn stored(&self, name: &ServerName) -> Vec<StoredCatalog> {
+        let all = self.0.environment.store.load_all().await.unwrap_or_default();
+        all.into_iter().filter(|record| record.server == name.as_str()).collect()
+    }
+
+    /// Answers one HTTP request: the data plane's single door.
+    pub async fn handle(&self, worker: Worker, door: Door, request: http::Request<Incoming>) -> http::Response<Body> {
+        listen::serve(self, worker, door, request).await
+    }
+
+    /// Handles on the configured servers, in configuration order.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerHandle> {
+        self.0.snapshot.load().servers.iter().map(|server| server.handle.clone()).collect()
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.0.snapshot.load().config)
+    }
+
+    /// What is going on.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.0.sessions.len(),
+            streams: self.0.sessions.streams() + self.0.streams.load(Ordering::Relaxed),
+            calls: self.0.calls.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether requests are answered: from the start until a drain begins. Servers that are down do
+    /// not make the gateway unready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether every server has been tried once.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.0.snapshot.load().servers.iter().all(|server| !matches!(server.handle.peek().state, State::Starting))
+    }
+
+    /// Stops taking new calls; open streams outside calls end.
+    pub fn start_drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.drain.send_replace(true);
+    }
+
+    /// Waits until no call is in flight; `false` when some still are after `within`.
+    pub async fn drained(&self, within: Duration) -> bool {
+        let until = tokio::time::Instant::now() + within;
+        while self.0.calls.load(Ordering::Relaxed) > 0 {
+            if tokio::time::Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
+    /// Closes every server and ends every task.
+    pub async fn stop(&self) {
+        self.start_drain();
+        let running: Vec<_> = self.0.running.lock().expect("invariant: no panic under this lock").drain().collect();
+        let mut stopping = JoinSet::new();
+        for (_, (running, relaying)) in running {
+            relaying.abort();
+            stopping.spawn(running.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+        self.0.tasks.lock().await.shutdown().await;
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.0.environment.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+
+    pub(crate) fn call_began(&self) {
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn call_ended(&self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Told when a drain begins.
+    pub(crate) fn drain_begins(&self) -> watch::Receiver<bool> {
+        self.0.drain.subscribe()
+    }
+
+    /// Counts a stream of a modern listener; `None` at the limit.
+    pub(crate) fn open_stream(&self) -> Option<StreamCount> {
+        let max = self.config().sessions.max_streams;
+        if self.0.streams.fetch_add(1, Ordering::Relaxed) >= max {
+            self.0.streams.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(StreamCount(self.clone()))
+    }
+}
+
+/// One open stream, counted for as long as it lives.
+pub(crate) struct StreamCount(Gateway);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+//! How a client learns what is here: `initialize` of the session-based revisions, `server/discover`
+//! of 2026-07-28.
+
+use crate::{
+    answer, body::Body, call::Call, capabilities, gateway::Gateway, merged::server_info_member, response::json,
+    session::SessionError, snapshot::Endpoint,
+};
+use fairlead_core::{Caller, Code, Refusal};
+use fairlead_upstream::State;
+use fairlead_wire::{CapabilitySet, Era, Field, Frame, Revision, Span, edit::Edits, header, list, message};
+use http::{HeaderValue, Response, StatusCode};
+use std::sync::Arc;
+
+/// How long a modern client may keep the answer, in milliseconds.
+const TTL_MS: u64 = 5_000;
+
+/// Opens a session.
+pub(crate) async fn initialize(
+    gateway: &Gateway,
+    endpoint: &Arc<Endpoint>,
+    caller: &Caller,
+    frame: &Frame,
+) -> Result<Response<Body>, Refusal> {
+    let requested = frame
+        .str(Field::ParamProtocolVersion)
+        .ok_or_else(|| Refusal::new(Code::BadParams, "`params.protocolVersion` must be a string"))?;
+    let revision = Revision::negotiate_legacy(&requested);
+    let declared = frame.raw(Field::ParamCapabilities).map_or(CapabilitySet::BARE, CapabilitySet::parse);
+    capabilities::wait_for_peers(endpoint).await;
+    if endpoint.is_single() {
+        // The transparent view of a server that was never reached has nothing to show.
+        let server = endpoint.servers.first().map(|server| server.handle.view());
+        if let Some(view) = server.filter(|view| view.peer.is_none()) {
+            let reason = match &view.state {
+                State::Down { reason, .. } => reason.to_string(),
+                _ => "it is still starting".to_owned(),
+            };
+            return Err(Refusal::new(Code::ServerUnavailable, format!("the server cannot be used: {reason}")));
+        }
+    }
+    for server in &endpoint.servers {
+        if server.handle.peek().catalog(declared).is_none() {
+            server.handle.refresh(declared);
+        }
+    }
+    let session = gateway.sessions().open(revision, declared, caller, &endpoint.path).map_err(|error| match error {
+        SessionError::TooMany | SessionError::Unknown => {
+            Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
+        }
+    })?;
+    let result = match capabilities::same_era_peer(endpoint, Era::Legacy) {
+        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer), revision),
+        None => own_result(endpoint, revision),
+    };
+    let id = frame.id().unwrap_or("null");
+    let mut response = json(StatusCode::OK, message::result(id, &result));
+    let value = HeaderValue::from_str(&session.id).expect("invariant: a sealed id is URL-safe text");
+    response.headers_mut().insert(header::MCP_SESSION_ID, value);
+    Ok(response)
+}
+
+/// The server's own answer, with the revision of this session and the capabilities that are carried.
+fn same_era_result(answer: &str, capabilities: &str, revision: Revision) -> String {
+    let mut edits = Edits::new();
+    for (key, value) in
+        [("protocolVersion", format!("\"{}\"", revision.as_str())), ("capabilities", capabilities.to_owned())]
+    {
+        let whole = Span { start: 0, end: u32::try_from(answer.len()).unwrap_or(u32::MAX) };
+        match list::member_span(answer, key) {
+            Some(span) if answer[span.range()] == value => {}
+            Some(span) => edits.replace(span, value),
+            None => edits.insert_first(whole, key, &value),
+        }
+    }
+    let edited = edits.apply(&bytes::Bytes::copy_from_slice(answer.as_bytes()));
+    String::from_utf8(edited.to_vec()).expect("invariant: spliced from text")
+}
+
+fn own_result(endpoint: &Endpoint, revision: Revision) -> String {
+    let instructions = capabilities::instructions(endpoint)
+        .map(|text| format!(",\"instructions\":{}", message::quote(&text)))
+        .unwrap_or_default();
+    format!(
+        "{{\"protocolVersion\":\"{}\",\"capabilities\":{},\"serverInfo\":{}{instructions}}}",
+        revision.as_str(),
+        capabilities::merged(endpoint, Era::Legacy),
+        capabilities::server_info(endpoint),
+    )
+}
+
+/// Answers `server/discover`.
+pub(crate) async fn discover(call: &Call) -> Response<Body> {
+    capabilities::wait_for_peers(&call.endpoint).await;
+    if let Some(peer) = capabilities::call_peer(call) {
+        return answer::own(call, &peer.answer);
+    }
+    let versions: Vec<_> = Revision::ALL.iter().rev().map(|revision| format!("\"{}\"", revision.as_str())).collect();
+    let instructions = capabilities::instructions(&call.endpoint)
+        .map(|text| format!("\"instructions\":{},", message::quote(&text)))
+        .unwrap_or_default();
+    let result = format!(
+        "{{\"supportedVersions\":[{}],\"capabilities\":{},{instructions}\"resultType\":\"complete\",\"ttlMs\":{TTL_MS},\
+         \"cacheScope\":\"private\",\"_meta\":{{{}}}}}",
+        versions.join(","),
+        capabilities::merged(&call.endpoint, Era::Modern),
+        server_info_member(),
+    );
+    answer::own(call, &result)
+}

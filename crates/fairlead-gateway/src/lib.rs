@@ -1,0 +1,46 @@
+//! The data plane: listeners, sessions, and the life of a call.
+//!
+//! A request passes a fixed list of phases, one file each, in this order; `pipeline.rs` reads as the
+//! story. What is not configured is not on the path.
+//!
+//! ```text
+//! listen -> identify -> admit -> resolve -> dispatch -> shape -> record
+//! ```
+//!
+//! This crate knows no storage engine, no admin API and no child processes: servers are handles of
+//! `fairlead-upstream`, what must survive a restart goes through the ports of `fairlead-core`.
+
+mod admit;
+mod answer;
+mod body;
+mod call;
+mod capabilities;
+mod dispatch;
+mod explain;
+mod gateway;
+mod hello;
+mod identify;
+mod list_page;
+mod listen;
+pub mod listener;
+mod listening;
+mod merged;
+mod origin;
+mod pipeline;
+mod questions;
+mod record;
+mod relay;
+mod resolve;
+mod response;
+mod roots;
+mod seal;
+mod session;
+mod session_state;
+mod shape;
+mod snapshot;
+
+pub use body::Body;
+pub use explain::{Exposed, Step};
+pub use gateway::{Applied, Counts, Gateway, Options};
+pub use listen::Door;
+pub use seal::KEY_LEN;

@@ -1,0 +1,58 @@
+//! The four lists: answered from bytes that are ready. Only a server that was never seen, or never by
+//! a client with these capabilities, is waited for, and that at most `catalog.first_wait`.
+
+use crate::{
+    body::Body,
+    call::Call,
+    record,
+    response::{JSON, refuse_call},
+};
+use bytes::{BufMut, BytesMut};
+use fairlead_core::{Code, Refusal};
+use fairlead_upstream::ListingKind;
+use fairlead_wire::Field;
+use http::{Response, header};
+use tokio::time::Instant;
+
+/// Answers a list request.
+pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
+    let cursor = call.frame.str(Field::Cursor);
+    if cursor.is_none() {
+        learn_what_is_new(call).await;
+    }
+    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    let Some(page) = merged.page(kind, call.era, cursor.as_deref()) else {
+        let refusal = Refusal::new(
+            Code::BadCursor,
+            "the cursor was not issued for this list, or the list has changed; start over",
+        );
+        return refuse_call(call.era, Some(call.id()), &refusal);
+    };
+    record::own(call);
+    let id = call.id();
+    let mut body = BytesMut::with_capacity(page.len() + id.len() + 40);
+    body.put_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    body.put_slice(id.as_bytes());
+    body.put_slice(b",\"result\":");
+    body.put_slice(page);
+    body.put_u8(b'}');
+    let mut response = Response::new(Body::whole(body.freeze()));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+async fn learn_what_is_new(call: &Call) {
+    let unknown: Vec<_> = call
+        .endpoint
+        .servers
+        .iter()
+        .filter(|server| server.handle.peek().catalog(call.capabilities).is_none_or(|catalog| !catalog.confirmed))
+        .map(|server| server.handle.clone())
+        .collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let until = Instant::now() + call.endpoint.config.catalog.first_wait;
+    let waits = unknown.iter().map(|handle| handle.catalog(call.capabilities, until));
+    futures_util::future::join_all(waits).await;
+}

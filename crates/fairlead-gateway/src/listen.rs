@@ -1,0 +1,169 @@
+//! listen: from bytes on a connection to a message of a known era on a known endpoint. Everything
+//! that can be said without knowing the caller is said here, and nothing is parsed twice.
+
+use crate::{
+    body::Body,
+    gateway::Gateway,
+    identify, origin, pipeline,
+    response::{empty, json, refuse},
+};
+use bytes::{Bytes, BytesMut};
+use fairlead_core::{Code, Refusal};
+use fairlead_upstream::Worker;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use std::time::Duration;
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// A network listener.
+    Public,
+    /// The Unix socket in the data directory: its permissions are the check.
+    Control,
+}
+
+/// Answers one HTTP request.
+pub(crate) async fn serve(gateway: &Gateway, worker: Worker, door: Door, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    match route(gateway, worker, door, head, body).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            gateway.metrics().refused(refusal.code);
+            refuse(None, &refusal)
+        }
+    }
+}
+
+async fn route(
+    gateway: &Gateway,
+    worker: Worker,
+    door: Door,
+    head: Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let snapshot = gateway.snapshot();
+    if door == Door::Public {
+        origin::check(&head.headers, &head.uri, &snapshot.config.listen)?;
+    }
+    let path = head.uri.path();
+    let Some(endpoint) = snapshot.endpoint(path) else {
+        if let Some(health) = path.strip_prefix("/health/") {
+            return health_answer(gateway, &head.method, health);
+        }
+        return Err(Refusal::new(
+            Code::UnknownPath,
+            "no such path; MCP is served on /mcp, /mcp/{toolset} and /servers/{server}/mcp",
+        ));
+    };
+    let caller = identify::caller(&head.headers);
+    match head.method {
+        Method::POST => {
+            check_media(&head.headers)?;
+            let listen = &snapshot.config.listen;
+            let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            pipeline::post(gateway, worker, endpoint, caller, &head.headers, bytes).await
+        }
+        Method::GET => pipeline::get(gateway, endpoint, &caller, &head.headers).await,
+        Method::DELETE => pipeline::delete(gateway, endpoint, &caller, &head.headers).await,
+        _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
+    }
+}
+
+fn health_answer(gateway: &Gateway, method: &Method, which: &str) -> Result<Response<Body>, Refusal> {
+    if *method != Method::GET && *method != Method::HEAD {
+        return Err(Refusal::new(Code::HttpMethod, "health is asked with GET"));
+    }
+    let well = match which {
+        "live" => true,
+        "ready" => gateway.is_ready(),
+        "startup" => gateway.has_started(),
+        _ => return Err(Refusal::new(Code::UnknownPath, "health is /health/live, /health/ready and /health/startup")),
+    };
+    let (status, text) = if well {
+        (StatusCode::OK, "{\"status\":\"ok\"}")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"not ready\"}")
+    };
+    Ok(json(status, text))
+}
+
+/// POST carries JSON and takes JSON or an event stream.
+fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| media_type(value).eq_ignore_ascii_case("application/json"));
+    if !is_json {
+        return Err(Refusal::new(Code::MediaType, "`Content-Type` must be application/json"));
+    }
+    let (mut any, mut json, mut events) = (false, false, false);
+    for value in headers.get_all(header::ACCEPT) {
+        any = true;
+        for part in value.to_str().unwrap_or_default().split(',') {
+            match media_type(part).to_ascii_lowercase().as_str() {
+                "*/*" => (json, events) = (true, true),
+                "application/json" | "application/*" => json = true,
+                "text/event-stream" | "text/*" => events = true,
+                _ => {}
+            }
+        }
+    }
+    if any && !(json && events) {
+        return Err(Refusal::new(Code::MediaType, "`Accept` must list application/json and text/event-stream"));
+    }
+    Ok(())
+}
+
+fn media_type(value: &str) -> &str {
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a GET asks for an event stream.
+pub(crate) fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|value| {
+        value.to_str().unwrap_or_default().split(',').any(|part| {
+            matches!(media_type(part).to_ascii_lowercase().as_str(), "text/event-stream" | "*/*" | "text/*")
+        })
+    })
+}
+
+async fn read_body(mut body: Incoming, limit: usize, within: Duration) -> Result<Bytes, Refusal> {
+    let too_large =
+        || Refusal::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes (`listen.max_body`)"));
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut first: Option<Bytes> = None;
+        let mut rest = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let data =
+                frame.map_err(|_| Refusal::new(Code::NotJson, "the body broke off"))?.into_data().unwrap_or_default();
+            let so_far = rest.len() + first.as_ref().map_or(0, Bytes::len);
+            if so_far + data.len() > limit {
+                return Err(too_large());
+            }
+            // One chunk, the usual case, is used as it is.
+            match first.take() {
+                None if rest.is_empty() => first = Some(data),
+                None => rest.extend_from_slice(&data),
+                Some(earlier) => {
+                    rest.extend_from_slice(&earlier);
+                    rest.extend_from_slice(&data);
+                }
+            }
+        }
+        Ok(first.unwrap_or_else(|| rest.freeze()))
+    };
+    match tokio::time::timeout(within, read).await {
+        Ok(read) => read,
+        Err(_) => Err(Refusal::new(Code::BodyTooSlow, "the body did not arrive in time (`listen.body_timeout`)")),
+    }
+}
+
+/// The answer to an accepted notification or answer.
+pub(crate) fn accepted() -> Response<Body> {
+    empty(StatusCode::ACCEPTED)
+}

@@ -1,0 +1,307 @@
+//! What an endpoint shows: the servers' catalogs merged, names and answers made ready.
+//!
+//! Built once per change of any catalog and per client capability set; a list is then answered from
+//! bytes that are there, and a name is one look into a table. Names depend on the configuration and
+//! the one name alone, never on what else happens to be running.
+
+mod lists;
+
+pub(crate) use lists::{own_info, server_info_member};
+
+use crate::snapshot::{Endpoint, Upstream, View};
+use bytes::Bytes;
+use fairlead_config::ResourceUris;
+use fairlead_upstream::{Catalog, Entry, ListingKind};
+use fairlead_wire::{CapabilitySet, Era, list, message, name};
+use std::{collections::HashMap, sync::Arc};
+
+/// Where an exposed name leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    /// Index into the endpoint's servers.
+    pub(crate) server: usize,
+    /// The server's own name for it.
+    pub(crate) original: Box<str>,
+    /// The catalog the item is in, and its place: facts for dispatch.
+    pub(crate) entry: Option<(Arc<Catalog>, ListingKind)>,
+}
+
+/// The merged catalog of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) epoch: u64,
+    tools: HashMap<Box<str>, Route>,
+    prompts: HashMap<Box<str>, Route>,
+    resources: HashMap<Box<str>, Route>,
+    templates: Vec<(Template, Route)>,
+    lists: [lists::Prepared; 4],
+    /// Servers whose part is missing or stale, with the reason.
+    pub(crate) missing: Vec<(String, String)>,
+}
+
+impl Merged {
+    pub(crate) fn build(endpoint: &Endpoint, capabilities: CapabilitySet, epoch: u64) -> Self {
+        let mut merged = Self {
+            epoch,
+            tools: HashMap::new(),
+            prompts: HashMap::new(),
+            resources: HashMap::new(),
+            templates: Vec::new(),
+            lists: Default::default(),
+            missing: Vec::new(),
+        };
+        let mut items: [Vec<Bytes>; 4] = Default::default();
+        for (index, upstream) in endpoint.servers.iter().enumerate() {
+            let view = upstream.handle.view();
+            let server = upstream.handle.name().as_str();
+            if let Some(trouble) = view.trouble() {
+                merged.missing.push((server.to_owned(), trouble));
+            }
+            // A modern client's questions are bridged for modern servers only: towards a legacy
+            // server it is a client that cannot be asked, and sees what such a client sees.
+            let Some(catalog) = view.nearest_catalog(capabilities) else {
+                if view.trouble().is_none() {
+                    merged.missing.push((server.to_owned(), "its lists are not known yet".to_owned()));
+                }
+                continue;
+            };
+            for (kind, reason) in &catalog.failed {
+                merged.missing.push((server.to_owned(), format!("{}: {reason}", kind.member())));
+            }
+            let stale = !view.fresh && !endpoint.is_single();
+            for kind in ListingKind::ALL {
+                merged.add(endpoint, upstream, index, catalog, kind, stale, &mut items[kind as usize]);
+            }
+        }
+        let missing = if endpoint.is_single() { None } else { merged.missing_meta() };
+        for kind in ListingKind::ALL {
+            let whole = endpoint.is_single().then(|| merged.whole(endpoint, capabilities, kind)).flatten();
+            merged.lists[kind as usize] = lists::Prepared::new(
+                kind,
+                &items[kind as usize],
+                whole,
+                missing.as_deref(),
+                endpoint.config.catalog.page_size,
+            );
+        }
+        merged
+    }
+
+    /// The one server's own page, where nothing has to be left out of it.
+    fn whole(&self, endpoint: &Endpoint, capabilities: CapabilitySet, kind: ListingKind) -> Option<(Bytes, Era)> {
+        let upstream = endpoint.servers.first()?;
+        let config = upstream.handle.config();
+        if (kind == ListingKind::Tools && !config.tools.is_open()) || config.resources == ResourceUris::Prefix {
+            return None;
+        }
+        let view = upstream.handle.view();
+        let whole = view.nearest_catalog(capabilities)?.listing(kind).whole.clone()?;
+        Some((whole, view.era()?))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of `build`, which owns all of these")]
+    fn add(
+        &mut self,
+        endpoint: &Endpoint,
+        upstream: &Upstream,
+        index: usize,
+        catalog: &Arc<Catalog>,
+        kind: ListingKind,
+        stale: bool,
+        items: &mut Vec<Bytes>,
+    ) {
+        let config = upstream.handle.config();
+        let server = config.name.as_str();
+        for entry in &catalog.listing(kind).entries {
+            if kind == ListingKind::Tools && !config.tools.permits(&entry.key) {
+                continue;
+            }
+            let exposed = self.exposed_key(endpoint, upstream, kind, &entry.key);
+            if let View::Toolset(toolset) = &endpoint.view
+                && !toolset.permits(&exposed)
+            {
+                continue;
+            }
+            let route = Route { server: index, original: entry.key.clone(), entry: Some((Arc::clone(catalog), kind)) };
+            let table = match kind {
+                ListingKind::Tools => &mut self.tools,
+                ListingKind::Prompts => &mut self.prompts,
+                ListingKind::Resources => &mut self.resources,
+                ListingKind::Templates => {
+                    if self.templates.iter().any(|(template, _)| *template.text == *exposed) {
+                        self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
+                        continue;
+                    }
+                    self.templates.push((Template::new(&exposed), route));
+                    items.push(lists::item(entry, kind, &exposed, stale, server, config.resources));
+                    continue;
+                }
+            };
+            if table.contains_key(&*exposed) {
+                self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
+                continue;
+            }
+            table.insert(exposed.as_str().into(), route);
+            if kind == ListingKind::Tools {
+                self.note_app_resource(index, entry, config.resources, server);
+            }
+            items.push(lists::item(entry, kind, &exposed, stale, server, config.resources));
+        }
+    }
+
+    /// A tool's user interface may not be listed among the resources; it can be read all the same.
+    fn note_app_resource(&mut self, server_index: usize, tool: &Entry, uris: ResourceUris, server: &str) {
+        let Ok(text) = std::str::from_utf8(&tool.raw) else { return };
+        let Some(uri) = list::raw_member(text, "_meta")
+            .and_then(|meta| list::raw_member(meta, "ui"))
+            .and_then(|ui| list::string_member(ui, "resourceUri"))
+        else {
+            return;
+        };
+        let exposed = match uris {
+            ResourceUris::Keep => uri.to_string(),
+            ResourceUris::Prefix => name::prefix_uri(server, &uri),
+        };
+        self.resources.entry(exposed.into()).or_insert_with(|| Route {
+            server: server_index,
+            original: (&*uri).into(),
+            entry: None,
+        });
+    }
+
+    fn exposed_key(&self, endpoint: &Endpoint, upstream: &Upstream, kind: ListingKind, key: &str) -> String {
+        let config = upstream.handle.config();
+        match kind {
+            _ if endpoint.is_single() && kind != ListingKind::Resources && kind != ListingKind::Templates => {
+                key.to_owned()
+            }
+            ListingKind::Tools | ListingKind::Prompts if config.prefix => {
+                name::expose(config.name.as_str(), key, endpoint.config.names.max)
+            }
+            ListingKind::Tools | ListingKind::Prompts => key.to_owned(),
+            _ if config.resources == ResourceUris::Prefix && !endpoint.is_single() => {
+                name::prefix_uri(config.name.as_str(), key)
+            }
+            _ => key.to_owned(),
+        }
+    }
+
+    pub(crate) fn tool(&self, exposed: &str) -> Option<&Route> {
+        self.tools.get(exposed)
+    }
+
+    pub(crate) fn prompt(&self, exposed: &str) -> Option<&Route> {
+        self.prompts.get(exposed)
+    }
+
+    /// Who owns a URI: by list, then by template.
+    pub(crate) fn resource(&self, uri: &str) -> Option<Route> {
+        if let Some(route) = self.resources.get(uri) {
+            return Some(route.clone());
+        }
+        self.templates.iter().find(|(template, _)| template.matches(uri)).map(|(_, route)| {
+            let mut route = route.clone();
+            // The template's route names the server; the URI is its own.
+            route.original = name::unprefix_uri(uri).map_or(uri, |(_, original)| original).into();
+            route.entry = None;
+            route
+        })
+    }
+
+    /// Who owns a template, by its text.
+    pub(crate) fn template(&self, text: &str) -> Option<&Route> {
+        self.templates.iter().find(|(template, _)| *template.text == *text).map(|(_, route)| route)
+    }
+
+    /// The answer to a list request: the result of a page. `None`: no such page.
+    pub(crate) fn page(&self, kind: ListingKind, era: Era, cursor: Option<&str>) -> Option<&Bytes> {
+        self.lists[kind as usize].page(era, cursor)
+    }
+
+    /// The value of `_meta["fairlead/servers"]`, when somebody is missing.
+    fn missing_meta(&self) -> Option<String> {
+        if self.missing.is_empty() {
+            return None;
+        }
+        let mut reasons: Vec<(&str, String)> = Vec::new();
+        for (server, reason) in &self.missing {
+            match reasons.iter_mut().find(|(name, _)| name == server) {
+                Some((_, all)) => {
+                    all.push_str("; ");
+                    all.push_str(reason);
+                }
+                None => reasons.push((server, reason.clone())),
+            }
+        }
+        let members: Vec<_> = reasons
+            .iter()
+            .map(|(server, reason)| format!("{}:{{\"reason\":{}}}", message::quote(server), message::quote(reason)))
+            .collect();
+        Some(format!("{{{}}}", members.join(",")))
+    }
+}
+
+fn clash_reason(kind: ListingKind, exposed: &str) -> String {
+    match kind {
+        ListingKind::Resources | ListingKind::Templates => format!(
+            "`{exposed}` is not exposed: an earlier server has the same URI; set `resources: prefix` on this server"
+        ),
+        _ => format!("`{exposed}` is not exposed: an earlier server has the same name; leave its `prefix` on"),
+    }
+}
+
+/// A URI template, for telling whose URI it is: each `{expression}` stands for one or more characters
+/// (RFC 6570 expressions are not evaluated, so `{/path*}` may also stand for none).
+#[derive(Debug)]
+struct Template {
+    text: Box<str>,
+    /// Literal parts around the expressions.
+    literals: Vec<Box<str>>,
+}
+
+impl Template {
+    fn new(text: &str) -> Self {
+        let mut literals = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            let Some(close) = rest[open..].find('}') else { break };
+            literals.push(rest[..open].into());
+            rest = &rest[open + close + 1..];
+        }
+        literals.push(rest.into());
+        Self { text: text.into(), literals }
+    }
+
+    fn matches(&self, uri: &str) -> bool {
+        let Some((first, others)) = self.literals.split_first() else { return false };
+        let Some(mut rest) = uri.strip_prefix(&**first) else { return false };
+        let Some((last, middle)) = others.split_last() else { return rest.is_empty() };
+        for literal in middle {
+            let Some(at) = rest.find(&**literal) else { return false };
+            rest = &rest[at + literal.len()..];
+        }
+        rest.len() >= last.len() && rest.ends_with(&**last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_tell_whose_uri_it_is() {
+        for (template, uri, expected) in [
+            ("test://template/{id}/data", "test://template/7/data", true),
+            ("test://template/{id}/data", "test://template/7/other", false),
+            ("file:///{path}", "file:///a/b", true),
+            ("file:///{path}", "memory://a", false),
+            ("crm://customers/{id}", "crm://customers/12", true),
+            ("crm://{kind}/{id}", "crm://customers/12", true),
+            ("plain://x", "plain://x", true),
+            ("plain://x", "plain://xy", false),
+            ("broken://{x", "broken://{x", true),
+        ] {
+            assert_eq!(Template::new(template).matches(uri), expected, "{template} {uri}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The story of a request. Read it from top to bottom.
+
+use crate::{
+    admit, answer,
+    body::Body,
+    call::Call,
+    gateway::Gateway,
+    hello, list_page, listen, listening, relay, resolve,
+    response::{json, refuse, refuse_call, stream},
+    session::{Session, SessionError},
+    session_state,
+    snapshot::Endpoint,
+};
+use bytes::Bytes;
+use fairlead_core::{Caller, Code, Refusal};
+use fairlead_upstream::{ListingKind, Worker};
+use fairlead_wire::{
+    CapabilitySet, Era, Field, Frame, FrameError, Incoming, Kind, Limits, Method, Revision, header, message,
+};
+use http::{HeaderMap, Response, StatusCode};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The number that stands for every client without a session.
+const SESSIONLESS: u64 = u64::MAX - 1;
+
+/// A POST: one message, or a batch where the revision has them.
+pub(crate) async fn post(
+    gateway: &Gateway,
+    worker: Worker,
+    endpoint: &Arc<Endpoint>,
+    caller: Caller,
+    headers: &HeaderMap,
+    bytes: Bytes,
+) -> Result<Response<Body>, Refusal> {
+    let door = Entry { gateway, worker, endpoint, caller, headers };
+    match Incoming::parse(&bytes, &Limits::default()).map_err(|error| not_a_message(&error))? {
+        // The era is a property of the message: both are served on one URL.
+        Incoming::One(frame) if is_modern(&frame, headers) => Ok(door.modern(frame).await),
+        Incoming::One(frame) => door.legacy(frame).await,
+        Incoming::Batch(frames) => door.batch(frames).await,
+    }
+}
+
+/// A GET: a legacy client's stream for what belongs to no call.
+pub(crate) async fn get(
+    gateway: &Gateway,
+    endpoint: &Arc<Endpoint>,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Refusal> {
+    if says_modern(headers) {
+        return Err(Refusal::new(
+            Code::HttpMethod,
+            "the revision of 2026-07-28 has no GET stream; use subscriptions/listen",
+        ));
+    }
+    if !listen::accepts_events(headers) {
+        return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
+    }
+    let session = find_session(gateway, endpoint, caller, headers).await?;
+    admit::gateway(gateway)?;
+    relay::get_stream(gateway, &session).map(stream)
+}
+
+/// A DELETE: the end of a legacy session.
+pub(crate) async fn delete(
+    gateway: &Gateway,
+    endpoint: &Arc<Endpoint>,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Refusal> {
+    if says_modern(headers) && !headers.contains_key(header::MCP_SESSION_ID) {
+        return Err(Refusal::new(Code::HttpMethod, "the revision of 2026-07-28 has no sessions"));
+    }
+    let session = find_session(gateway, endpoint, caller, headers).await?;
+    gateway.sessions().end(&session);
+    Ok(crate::response::empty(StatusCode::OK))
+}
+
+/// What every message of one request shares.
+struct Entry<'a> {
+    gateway: &'a Gateway,
+    worker: Worker,
+    endpoint: &'a Arc<Endpoint>,
+    caller: Caller,
+    headers: &'a HeaderMap,
+}
+
+impl Entry<'_> {
+    /// A message of the revision of 2026-07-28: complete in itself.
+    async fn modern(&self, frame: Frame) -> Response<Body> {
+        if frame.kind() != Kind::Request {
+            // Nothing is ever asked of a modern client, and closing a stream is its cancellation.
+            return listen::accepted();
+        }
+        let id: Box<str> = frame.id().unwrap_or("null").into();
+        if let Err(refusal) = self.check_modern(&frame) {
+            self.gateway.metrics().refused(refusal.code);
+            return refuse(Some(&id), &refusal);
+        }
+        let method = frame.method_class();
+        let call = self.call(frame, None);
+        match method {
+            Method::Discover => hello::discover(&call).await,
+            Method::ToolsList => list_page::answer(&call, ListingKind::Tools).await,
+            Method::ResourcesList => list_page::answer(&call, ListingKind::Resources).await,
+            Method::TemplatesList => list_page::answer(&call, ListingKind::Templates).await,
+            Method::PromptsList => list_page::answer(&call, ListingKind::Prompts).await,
+            Method::Listen if !resolve::listens_itself(&call) => listening::answer(call),
+            Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete | Method::Listen => {
+                forward(call).await
+            }
+            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
+                if resolve::is_same_era_single(&call) =>
+            {
+                forward(call).await
+            }
+            _ => unknown_method(&call),
+        }
+    }
+
+    /// The ladder of checks of the revision of 2026-07-28, in its order: `_meta`, headers against
+    /// body, version, room. (Capabilities are the server's to check, methods the dispatcher's.)
+    fn check_modern(&self, frame: &Frame) -> Result<(), Refusal> {
+        let version = frame.str(Field::MetaProtocolVersion);
+        let capabilities = frame.raw(Field::MetaClientCapabilities);
+        let Some(version) = version else {
+            return Err(Refusal::new(
+                Code::BadRequestMeta,
+                "`params._meta` must carry \"io.modelcontextprotocol/protocolVersion\" as a string",
+            ));
+        };
+        if !capabilities.is_some_and(|raw| raw.starts_with('{')) {
+            return Err(Refusal::new(
+                Code::BadRequestMeta,
+                "`params._meta` must carry \"io.modelcontextprotocol/clientCapabilities\" as an object",
+            ));
+        }
+        header::check_standard(self.headers, frame)
+            .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))?;
+        if Revision::parse(&version).map(Revision::era) != Some(Era::Modern) {
+            return Err(unsupported(&version));
+        }
+        admit::gateway(self.gateway)
+    }
+
+    /// A message of the session-based revisions.
+    async fn legacy(&self, frame: Frame) -> Result<Response<Body>, Refusal> {
+        let id: Option<Box<str>> = frame.id().map(Into::into);
+        let answered = self.legacy_message(frame).await;
+        answered.or_else(|refusal| {
+            self.gateway.metrics().refused(refusal.code);
+            Ok(refuse(id.as_deref(), &refusal))
+        })
+    }
+
+    async fn legacy_message(&self, frame: Frame) -> Result<Response<Body>, Refusal> {
+        if frame.kind() == Kind::Request && frame.method_class() == Method::Initialize {
+            admit::gateway(self.gateway)?;
+            return hello::initialize(self.gateway, self.endpoint, &self.caller, &frame).await;
+        }
+        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        match frame.kind() {
+            Kind::Request => {
+                admit::gateway(self.gateway)?;
+                let control = admit::session(self.gateway, &session, frame.id().unwrap_or("null"))?;
+                let mut call = self.call(frame, Some(session));
+                call.control = Some(control);
+                Ok(legacy_request(call).await)
+            }
+            Kind::Notification => {
+                match frame.method_class() {
+                    Method::Cancelled => {
+                        if let Some(request) = frame.raw(Field::ParamRequestId) {
+                            session.cancel(request);
+                        }
+                    }
+                    Method::RootsListChanged => session.set_roots(None),
+                    // `initialized` needs no answer and its absence wedges nothing; what else a
+                    // client says on its own concerns the gateway alone.
+                    _ => {}
+                }
+                Ok(listen::accepted())
+            }
+            Kind::Result | Kind::Error => {
+                relay::client_answered(self.gateway, self.worker, &session, &frame).await;
+                Ok(listen::accepted())
+            }
+        }
+    }
+
+    /// A batch of the revision of 2025-03-26: its calls run side by side, the answers come together.
+    async fn batch(&self, frames: Vec<Frame>) -> Result<Response<Body>, Refusal> {
+        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        if !session.revision.has_batches() {
+            return Err(Refusal::new(Code::BatchNotAllowed, "batches are only part of the revision of 2025-03-26"));
+        }
+        if frames.iter().any(|frame| frame.method_class() == Method::Initialize) {
+            return Err(Refusal::new(Code::BatchNotAllowed, "`initialize` cannot be part of a batch"));
+        }
+        let wants_answers = frames.iter().any(|frame| frame.kind() == Kind::Request);
+        let answers = futures_util::future::join_all(frames.into_iter().map(|frame| async {
+            let id: Option<Box<str>> = frame.id().map(Into::into);
+            let is_request = frame.kind() == Kind::Request;
+            let response = self.legacy(frame).await.unwrap_or_else(|refusal| refuse(id.as_deref(), &refusal));
+            if is_request { answer::whole(response).await } else { None }
+        }))
+        .await;
+        if !wants_answers {
+            return Ok(listen::accepted());
+        }
+        let mut body = Vec::from(*b"[");
+        for answer in answers.into_iter().flatten() {
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            body.extend_from_slice(&answer);
+        }
+        body.push(b']');
+        Ok(json(StatusCode::OK, body))
+    }
+
+    fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Call {
+        let era = if session.is_some() { Era::Legacy } else { Era::Modern };
+        let param_headers = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with(header::MCP_PARAM_PREFIX))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        self.gateway.call_began();
+        Call {
+            gateway: self.gateway.clone(),
+            worker: self.worker,
+            endpoint: Arc::clone(self.endpoint),
+            frame,
+            era,
+            caller: self.caller.clone(),
+            capabilities: session.as_ref().map_or(CapabilitySet::BARE, |session| session.capabilities),
+            user: session.as_ref().map_or(SESSIONLESS, |session| session.user),
+            session,
+            control: None,
+            param_headers,
+            started: Instant::now(),
+        }
+    }
+}
+
+/// A request within a legacy session.
+async fn legacy_request(call: Call) -> Response<Body> {
+    match call.frame.method_class() {
+        Method::Ping => json(StatusCode::OK, message::result(call.id(), "{}")),
+        Method::ToolsList => list_page::answer(&call, ListingKind::Tools).await,
+        Method::ResourcesList => list_page::answer(&call, ListingKind::Resources).await,
+        Method::TemplatesList => list_page::answer(&call, ListingKind::Templates).await,
+        Method::PromptsList => list_page::answer(&call, ListingKind::Prompts).await,
+        Method::SetLevel => session_state::set_level(&call).await,
+        Method::Subscribe => session_state::subscribe(&call).await,
+        Method::Unsubscribe => session_state::unsubscribe(&call).await,
+        Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => forward(call).await,
+        Method::Other if resolve::is_same_era_single(&call) => forward(call).await,
+        _ => unknown_method(&call),
+    }
+}
+
+/// The way of a call: find its server, send it there, bring back what comes.
+async fn forward(call: Call) -> Response<Body> {
+    match resolve::target(&call) {
+        Ok(target) => answer::respond(call, target).await,
+        Err(refusal) => {
+            call.gateway.metrics().refused(refusal.code);
+            refuse_call(call.era, Some(call.id()), &refusal)
+        }
+    }
+}
+
+fn unknown_method(call: &Call) -> Response<Body> {
+    let refusal = Refusal::new(Code::UnknownMethod, format!("no method `{}` here", call.frame.method()));
+    call.gateway.metrics().refused(refusal.code);
+    refuse_call(call.era, Some(call.id()), &refusal)
+}
+
+fn says_modern(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::MCP_PROTOCOL_VERSION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(Revision::parse)
+        .is_some_and(|revision| revision.era() == Era::Modern)
+}
+
+fn is_modern(frame: &Frame, headers: &HeaderMap) -> bool {
+    frame.is_modern()
+        || (says_modern(headers)
+            && frame.method_class() != Method::Initialize
+            && !headers.contains_key(header::MCP_SESSION_ID))
+}
+
+async fn find_session(
+    gateway: &Gateway,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Arc<Session>, Refusal> {
+    // Absent: the session's own revision counts, which is also what clients that forget it mean.
+    if let Some(version) = headers.get(header::MCP_PROTOCOL_VERSION) {
+        let version = version.to_str().unwrap_or("?");
+        if Revision::parse(version).is_none() {
+            return Err(unsupported(version));
+        }
+    }
+    let mut ids = headers.get_all(header::MCP_SESSION_ID).iter();
+    let id = match (ids.next().map(|id| id.to_str()), ids.next()) {
+        (Some(Ok(id)), None) => id,
+        (None, _) => {
+            return Err(Refusal::new(
+                Code::SessionMissing,
+                "send `initialize` first, then its `Mcp-Session-Id` with every request",
+            ));
+        }
+        _ => return Err(Refusal::new(Code::SessionUnknown, "one `Mcp-Session-Id` in visible ASCII is expected")),
+    };
+    gateway.sessions().find(id, caller, &endpoint.path).await.map_err(|error| match error {
+        SessionError::Unknown => {
+            Refusal::new(Code::SessionUnknown, "the session is unknown or has ended; send `initialize` again")
+        }
+        SessionError::TooMany => {
+            Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
+        }
+    })
+}
+
+fn unsupported(version: &str) -> Refusal {
+    let supported: Vec<_> = Revision::ALL.iter().rev().map(|revision| message::quote(revision.as_str())).collect();
+    let shown: String = version.chars().take(40).collect();
+    Refusal::new(Code::UnsupportedRevision, format!("protocol revision `{shown}` is not served")).with_data(format!(
+        "{{\"supported\":[{}],\"requested\":{}}}",
+        supported.join(","),
+        message::quote(&shown)
+    ))
+}
+
+fn not_a_message(error: &FrameError) -> Refusal {
+    let code = match error {
+        FrameError::NotUtf8 | FrameError::NotJson { .. } => Code::NotJson,
+        FrameError::TooDeep => Code::TooDeep,
+        _ => Code::NotJsonRpc,
+    };
+    Refusal::new(code, error.to_string())
+}

@@ -1,0 +1,141 @@
+//! Questions of servers on their way to clients and back: who was asked, and where the answer goes.
+
+use bytes::Bytes;
+use fairlead_upstream::{Link, OpenQuestions};
+use fairlead_wire::{Field, Frame, edit::Edits, message};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// Questions open at the same time, all clients together.
+const MAX_OPEN: usize = 10_000;
+/// How long a question may stay open at most.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// All open questions.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    open: Mutex<HashMap<u64, Open>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Open {
+    user: u64,
+    since: Instant,
+    asker: Asker,
+}
+
+#[derive(Debug)]
+enum Asker {
+    /// A server, over a link, under its own id.
+    Server { link: Arc<Link>, id: Box<str>, count: OpenQuestions },
+    /// The gateway itself.
+    Own(oneshot::Sender<Frame>),
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// To the server that asked.
+    ToServer { link: Arc<Link>, message: Bytes },
+    /// It was the gateway's own question.
+    Done,
+}
+
+/// A question that was asked; when dropped unanswered, the server is told that nobody answers.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    questions: std::sync::Weak<crate::gateway::Inner>,
+    id: u64,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(inner) = self.questions.upgrade() else { return };
+        let open = inner.questions.lock().remove(&self.id);
+        if let Some(Open { asker: Asker::Server { link, id, count }, .. }) = open {
+            count.settled();
+            link.push_soon(message::error(Some(&id), -32603, "the caller went away", None));
+        }
+    }
+}
+
+impl Questions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().expect("invariant: no panic under this lock")
+    }
+
+    fn enter(&self, user: u64, asker: Asker) -> Option<u64> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut open = self.lock();
+        if open.len() >= MAX_OPEN {
+            return None;
+        }
+        open.insert(id, Open { user, since: Instant::now(), asker });
+        Some(id)
+    }
+
+    /// Enters a server's question for the client `user`. Returns the message under our own id.
+    /// `None` when there are too many open questions.
+    pub(crate) fn ask(
+        gateway: &crate::gateway::Gateway,
+        user: u64,
+        link: &Arc<Link>,
+        count: &OpenQuestions,
+        frame: &Frame,
+    ) -> Option<(Asked, Bytes)> {
+        let asker = Asker::Server { link: Arc::clone(link), id: frame.id()?.into(), count: count.clone() };
+        let id = gateway.0.questions.enter(user, asker)?;
+        count.asked();
+        let mut edits = Edits::new();
+        edits.replace(frame.span(Field::Id)?, id.to_string());
+        Some((Asked { questions: Arc::downgrade(&gateway.0), id }, edits.apply(frame.bytes())))
+    }
+
+    /// Enters a question of the gateway's own.
+    pub(crate) fn ask_own(
+        gateway: &crate::gateway::Gateway,
+        user: u64,
+        method: &str,
+    ) -> Option<(Asked, Bytes, oneshot::Receiver<Frame>)> {
+        let (sender, receiver) = oneshot::channel();
+        let id = gateway.0.questions.enter(user, Asker::Own(sender))?;
+        let asked = Asked { questions: Arc::downgrade(&gateway.0), id };
+        Some((asked, message::request(&id.to_string(), method, None), receiver))
+    }
+
+    /// Takes a client's answer. `None` when nobody asked this client that.
+    pub(crate) fn answer(&self, user: u64, frame: &Frame) -> Option<Delivery> {
+        let id = frame.id()?.parse().ok()?;
+        let mut open = self.lock();
+        if open.get(&id)?.user != user {
+            return None;
+        }
+        let question = open.remove(&id)?;
+        drop(open);
+        match question.asker {
+            Asker::Server { link, id, count } => {
+                count.settled();
+                let mut edits = Edits::new();
+                edits.replace(frame.span(Field::Id)?, id.into_string());
+                Some(Delivery::ToServer { link, message: edits.apply(frame.bytes()) })
+            }
+            Asker::Own(sender) => {
+                let _ = sender.send(frame.clone());
+                Some(Delivery::Done)
+            }
+        }
+    }
+
+    /// Forgets questions that are far too old.
+    pub(crate) fn sweep(&self) {
+        self.lock().retain(|_, open| open.since.elapsed() < MAX_AGE);
+    }
+}

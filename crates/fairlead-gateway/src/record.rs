@@ -1,0 +1,46 @@
+//! record: what became of a call, for the metrics. Last, so that it sees everything.
+
+use crate::{call::Call, resolve::Target};
+use fairlead_core::UpstreamError;
+use fairlead_observe::{CallRecord, CallStatus};
+use fairlead_wire::{Field, Frame, Kind, Method};
+
+/// The status of an answer.
+pub(crate) fn status_of(frame: &Frame) -> CallStatus {
+    match frame.kind() {
+        Kind::Error => CallStatus::RpcError,
+        _ if frame.raw(Field::ResultIsError) == Some("true") => CallStatus::ToolError,
+        _ => CallStatus::Ok,
+    }
+}
+
+/// Records a call to a server.
+pub(crate) fn call(call: &Call, target: &Target, status: CallStatus) {
+    let method = call.frame.method_class();
+    let tool = if method == Method::ToolsCall { target.name.as_deref() } else { None };
+    target.upstream.metrics.record(&CallRecord { method, tool, status, duration: call.started.elapsed() });
+}
+
+/// Records a failure of the server.
+pub(crate) fn failure(call: &Call, target: &Target, error: &UpstreamError) {
+    let cause = error.cause.as_ref().map(tracing::field::display);
+    tracing::warn!(
+        server = %target.upstream.handle.name(),
+        method = call.frame.method(),
+        name = target.name.as_deref(),
+        code = error.code().label(),
+        cause,
+        "a call failed: {error}"
+    );
+    self::call(call, target, CallStatus::UpstreamFailed(error.code()));
+}
+
+/// Records a request that the gateway answered by itself.
+pub(crate) fn own(call: &Call) {
+    call.endpoint.metrics.record(&CallRecord {
+        method: call.frame.method_class(),
+        tool: None,
+        status: CallStatus::Ok,
+        duration: call.started.elapsed(),
+    });
+}

@@ -1,0 +1,180 @@
+//! relay: the one seam where what servers say outside calls enters, and where clients' answers to
+//! their questions leave. Whom a message may reach is decided here and nowhere else.
+
+use crate::{
+    answer::{comment, driven, event},
+    body::Body,
+    dispatch::share_key,
+    gateway::Gateway,
+    questions::Delivery,
+    session::Session,
+    snapshot::Endpoint,
+};
+use bytes::Bytes;
+use fairlead_config::ResourceUris;
+use fairlead_core::{Code, Refusal};
+use fairlead_observe::QuestionOutcome;
+use fairlead_upstream::{LinkKey, ListingKind, ServerEvent, ServerHandle, Worker};
+use fairlead_wire::{Field, Frame, edit::Edits, message, name};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+
+/// Changes that come together are told together.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// The GET stream of a session.
+pub(crate) fn get_stream(gateway: &Gateway, session: &Arc<Session>) -> Result<Body, Refusal> {
+    let config = gateway.config();
+    let Some(counted) = gateway.open_stream() else {
+        return Err(Refusal::new(
+            Code::TooManySessions,
+            "there are as many open streams as `sessions.max_streams` allows",
+        ));
+    };
+    let mut messages = session.open_stream(config.sessions.stream_queue);
+    gateway.sessions().listen(session);
+    let mut drain = gateway.drain_begins();
+    let keep_alive = config.listen.keep_alive;
+    let (out, receiver) = mpsc::channel(1);
+    let telling = async move {
+        let _counted = counted;
+        // Headers and a first byte go out at once: some clients wait for them.
+        if out.send(comment()).await.is_err() {
+            return;
+        }
+        loop {
+            let chunk = tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => event(&message),
+                    None => return,
+                },
+                () = crate::listener::turned(&mut drain) => return,
+                () = tokio::time::sleep(keep_alive) => comment(),
+            };
+            if out.send(chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    Ok(Body::stream(driven(telling, receiver)))
+}
+
+/// A client answered a question.
+pub(crate) async fn client_answered(gateway: &Gateway, worker: Worker, session: &Session, frame: &Frame) {
+    match gateway.0.questions.answer(session.user, frame) {
+        Some(Delivery::ToServer { link, message }) => {
+            gateway.metrics().server(link.server_name()).question(QuestionOutcome::Answered);
+            if let Err(error) = link.push(worker, message).await {
+                tracing::info!(server = link.server_name(), %error, "an answer did not reach the server that asked");
+            }
+        }
+        Some(Delivery::Done) => {}
+        None => tracing::debug!("dropped an answer to a question that nobody asked this client"),
+    }
+}
+
+/// Relays what one server says outside calls, for as long as the server is configured.
+pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
+    let mut events = handle.events();
+    loop {
+        let mut changed: Vec<&'static str> = Vec::new();
+        match events.recv().await {
+            Ok(event) => one(&gateway, &handle, event, &mut changed),
+            // What was missed can only be list changes or updates: telling all lists is right for both.
+            Err(RecvError::Lagged(_)) => changed.extend(ALL_CHANGED),
+            Err(RecvError::Closed) => return,
+        }
+        if changed.is_empty() {
+            continue;
+        }
+        tokio::time::sleep(GATHER).await;
+        while let Ok(event) = events.try_recv() {
+            one(&gateway, &handle, event, &mut changed);
+        }
+        tell_lists(&gateway, Some(&handle), &changed);
+    }
+}
+
+const ALL_CHANGED: [&str; 3] =
+    ["notifications/tools/list_changed", "notifications/resources/list_changed", "notifications/prompts/list_changed"];
+
+/// The notification for a list.
+fn notice(kind: ListingKind) -> &'static str {
+    match kind {
+        ListingKind::Tools => ALL_CHANGED[0],
+        ListingKind::Resources | ListingKind::Templates => ALL_CHANGED[1],
+        ListingKind::Prompts => ALL_CHANGED[2],
+    }
+}
+
+fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Vec<&'static str>) {
+    match event {
+        ServerEvent::ListChanged(kind) => {
+            if !changed.contains(&notice(kind)) {
+                changed.push(notice(kind));
+            }
+        }
+        ServerEvent::ResourceUpdated { key, uri, frame } => updated(gateway, handle, &key, &uri, &frame),
+        ServerEvent::Untied { user, frame } => {
+            if let Some(session) = gateway.sessions().listener(user) {
+                session.say(frame.bytes());
+            }
+        }
+    }
+}
+
+/// Every list may have changed: after a reload.
+pub(crate) fn all_lists_changed(gateway: &Gateway) {
+    tell_lists(gateway, None, &ALL_CHANGED);
+}
+
+fn tell_lists(gateway: &Gateway, handle: Option<&ServerHandle>, changed: &[&'static str]) {
+    let snapshot = gateway.snapshot();
+    let concerns = |path: &str| {
+        snapshot.endpoint(path).is_some_and(|endpoint| handle.is_none_or(|handle| serves(endpoint, handle)))
+    };
+    for session in gateway.sessions().listeners() {
+        if concerns(&session.path) {
+            for method in changed {
+                session.say(&message::notification(method, None));
+            }
+        }
+    }
+    gateway.0.listeners.lists_changed(&concerns, changed);
+}
+
+fn serves(endpoint: &Endpoint, handle: &ServerHandle) -> bool {
+    endpoint.servers.iter().any(|server| server.handle.name() == handle.name())
+}
+
+/// A resource changed: whoever subscribed to it through links of this key is told, and nobody else.
+fn updated(gateway: &Gateway, handle: &ServerHandle, key: &LinkKey, uri: &Arc<str>, frame: &Frame) {
+    let snapshot = gateway.snapshot();
+    let config = handle.config();
+    let prefixed = (config.resources == ResourceUris::Prefix).then(|| name::prefix_uri(config.name.as_str(), uri));
+    for session in gateway.sessions().listeners() {
+        let Some(endpoint) = snapshot.endpoint(&session.path).filter(|endpoint| serves(endpoint, handle)) else {
+            continue;
+        };
+        let exposed = match &prefixed {
+            Some(prefixed) if !endpoint.is_single() => prefixed.as_str(),
+            _ => &**uri,
+        };
+        let same_link = session.capabilities == key.capabilities
+            && share_key(config.share, &session.caller, Some(session.user)) == key.share
+            && key.roots.as_ref().is_none_or(|roots| session.roots().as_ref() == Some(roots));
+        if same_link && session.is_subscribed(exposed) {
+            session.say(&with_uri(frame, exposed));
+        }
+    }
+}
+
+fn with_uri(frame: &Frame, exposed: &str) -> Bytes {
+    let mut edits = Edits::new();
+    if let Some(span) = frame.span(Field::Uri)
+        && frame.str(Field::Uri).as_deref() != Some(exposed)
+    {
+        edits.replace(span, message::quote(exposed));
+    }
+    edits.apply(frame.bytes())
+}

@@ -1,0 +1,198 @@
+//! resolve: from the name a client uses to the server that has it, under the server's own name.
+
+use crate::{call::Call, merged::Route, snapshot::Upstream};
+use fairlead_config::ResourceUris;
+use fairlead_core::{Code, Refusal};
+use fairlead_upstream::{Catalog, Entry, ListingKind};
+use fairlead_wire::{Era, Field, Method, edit::Edits, message, name};
+use std::sync::Arc;
+
+/// Where a call goes.
+pub(crate) struct Target {
+    pub(crate) upstream: Upstream,
+    /// What the message says differently to this server.
+    pub(crate) edits: Edits,
+    /// The name, URI or task id under which the server knows what is asked for: `Mcp-Name`.
+    pub(crate) name: Option<Box<str>>,
+    item: Option<(Arc<Catalog>, ListingKind)>,
+}
+
+impl Target {
+    fn new(upstream: &Upstream, name: Option<Box<str>>) -> Self {
+        Self { upstream: upstream.clone(), edits: Edits::new(), name, item: None }
+    }
+
+    /// The server as it is, nothing renamed.
+    pub(crate) fn plain(upstream: &Upstream) -> Self {
+        Self::new(upstream, None)
+    }
+
+    /// The listed item, for facts about it.
+    pub(crate) fn item<'a>(&'a self, fallback: &'a mut Option<Arc<Catalog>>, call: &Call) -> Option<&'a Entry> {
+        let name = self.name.as_deref()?;
+        if let Some((catalog, kind)) = &self.item {
+            return catalog.listing(*kind).get(name);
+        }
+        *fallback = self.upstream.handle.peek().nearest_catalog(call.capabilities).cloned();
+        fallback.as_ref()?.listing(ListingKind::Tools).get(name)
+    }
+}
+
+/// Whether the endpoint is one server of the client's own era: what the gateway does not know can
+/// then be passed on as it is.
+pub(crate) fn is_same_era_single(call: &Call) -> bool {
+    call.endpoint.is_single()
+        && call.endpoint.servers.first().is_some_and(|server| server.handle.peek().era() == Some(call.era))
+}
+
+/// Whether `subscriptions/listen` is the server's own to answer.
+pub(crate) fn listens_itself(call: &Call) -> bool {
+    is_same_era_single(call)
+}
+
+/// Finds the server a call is for.
+pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
+    if call.endpoint.is_single() {
+        return single(call);
+    }
+    let frame = &call.frame;
+    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    match frame.method_class() {
+        Method::ToolsCall => {
+            let name = name_of(call)?;
+            match merged.tool(&name) {
+                Some(route) => Ok(named(call, route, &name, Field::Name)),
+                None => unlisted(call, &name).ok_or_else(|| unknown("tool", &name)),
+            }
+        }
+        Method::PromptsGet => {
+            let name = name_of(call)?;
+            match merged.prompt(&name) {
+                Some(route) => Ok(named(call, route, &name, Field::Name)),
+                None => Err(unknown("prompt", &name)),
+            }
+        }
+        Method::ResourcesRead => {
+            let uri = frame.str(Field::Uri).ok_or_else(|| bad("`params.uri` must be a string"))?;
+            let route = merged.resource(&uri).ok_or_else(|| unknown_resource(&uri))?;
+            Ok(named(call, &route, &uri, Field::Uri))
+        }
+        Method::Complete => {
+            if let Some(prompt) = frame.str(Field::RefName) {
+                let route = merged.prompt(&prompt).ok_or_else(|| unknown("prompt", &prompt))?;
+                return Ok(named(call, route, &prompt, Field::RefName));
+            }
+            let uri = frame
+                .str(Field::RefUri)
+                .ok_or_else(|| bad("`params.ref` must name a prompt or a resource template"))?;
+            let route = merged
+                .template(&uri)
+                .cloned()
+                .or_else(|| merged.resource(&uri))
+                .ok_or_else(|| unknown_resource(&uri))?;
+            Ok(named(call, &route, &uri, Field::RefUri))
+        }
+        _ => Err(Refusal::new(Code::UnknownMethod, format!("no method `{}` here", frame.method()))),
+    }
+}
+
+/// Finds the server of a resource.
+pub(crate) fn resource(call: &Call, exposed: &str) -> Result<Target, Refusal> {
+    if call.endpoint.is_single() {
+        let mut target = single(call)?;
+        target.name = Some(exposed.into());
+        return Ok(target);
+    }
+    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    let route = merged.resource(exposed).ok_or_else(|| unknown_resource(exposed))?;
+    Ok(named(call, &route, exposed, Field::Uri))
+}
+
+/// The transparent view: everything goes to the one server as it is, within what it exposes.
+fn single(call: &Call) -> Result<Target, Refusal> {
+    let upstream = call
+        .endpoint
+        .servers
+        .first()
+        .ok_or_else(|| Refusal::new(Code::UnknownPath, "the server is no longer configured"))?;
+    let name = match call.frame.method_class() {
+        Method::ToolsCall | Method::PromptsGet => call.frame.str(Field::Name),
+        Method::ResourcesRead => call.frame.str(Field::Uri),
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => call.frame.str(Field::TaskId),
+        _ => None,
+    };
+    let filter = &upstream.handle.config().tools;
+    if call.frame.method_class() == Method::ToolsCall && !filter.is_open() {
+        let name = name.as_deref().ok_or_else(|| bad("`params.name` must be a string"))?;
+        if !filter.permits(name) {
+            return Err(unknown("tool", name));
+        }
+    }
+    Ok(Target::new(upstream, name.map(|name| name.into_owned().into_boxed_str())))
+}
+
+fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
+    let upstream = &call.endpoint.servers[route.server];
+    let original = match field {
+        // A template's own text, not the URI it was found by.
+        Field::RefUri if upstream.handle.config().resources == ResourceUris::Prefix => {
+            name::unprefix_uri(exposed).map_or(exposed, |(_, original)| original).into()
+        }
+        _ => route.original.clone(),
+    };
+    let mut target = Target::new(upstream, None);
+    if *original != *exposed
+        && let Some(span) = call.frame.span(field)
+    {
+        target.edits.replace(span, message::quote(&original));
+    }
+    target.item.clone_from(&route.entry);
+    target.name = Some(original);
+    target
+}
+
+/// A tool that is in no list yet because its server was never seen: the prefix says whose it is.
+fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
+    if !matches!(call.endpoint.view, crate::snapshot::View::All) {
+        return None;
+    }
+    let (server, original) = name::split(exposed)?;
+    let upstream = call.endpoint.servers.iter().find(|upstream| upstream.handle.name().as_str() == server)?;
+    let config = upstream.handle.config();
+    if !config.prefix
+        || upstream.handle.peek().nearest_catalog(call.capabilities).is_some()
+        || !config.tools.permits(original)
+        || name::expose(server, original, call.endpoint.config.names.max) != exposed
+    {
+        return None;
+    }
+    let mut target = Target::new(upstream, Some(original.into()));
+    target.edits.replace(call.frame.span(Field::Name)?, message::quote(original));
+    Some(target)
+}
+
+fn name_of(call: &Call) -> Result<std::borrow::Cow<'_, str>, Refusal> {
+    call.frame.str(Field::Name).ok_or_else(|| bad("`params.name` must be a string"))
+}
+
+fn bad(message: &'static str) -> Refusal {
+    Refusal::new(Code::BadParams, message)
+}
+
+fn shown(name: &str) -> String {
+    name.chars().take(128).collect()
+}
+
+fn unknown(what: &str, name: &str) -> Refusal {
+    Refusal::new(Code::UnknownName, format!("Unknown {what}: {}", shown(name)))
+}
+
+fn unknown_resource(uri: &str) -> Refusal {
+    Refusal::new(Code::UnknownResource, format!("Resource not found: {}", shown(uri)))
+        .with_data(format!("{{\"uri\":{}}}", message::quote(&shown(uri))))
+}
+
+/// Whether the client and the server it is sent to speak revisions of one era.
+pub(crate) fn same_era(call: &Call, link: Era) -> bool {
+    call.era == link
+}

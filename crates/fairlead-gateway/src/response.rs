@@ -1,0 +1,86 @@
+//! Putting answers together.
+
+use crate::body::Body;
+use bytes::Bytes;
+use fairlead_core::{Code, Refusal};
+use fairlead_wire::{Era, message};
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// "Resource not found" of the revisions before 2026-07-28 (SEP-2164 retired it).
+pub(crate) const LEGACY_RESOURCE_NOT_FOUND: i64 = -32002;
+
+/// JSON.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NO_BUFFERING: HeaderValue = HeaderValue::from_static("no");
+
+/// A JSON body with a status.
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::whole(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// A status without a body.
+pub(crate) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// An event stream.
+pub(crate) fn stream(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, SSE);
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    headers.insert("x-accel-buffering", NO_BUFFERING);
+    response
+}
+
+/// A refusal as JSON-RPC text.
+pub(crate) fn refusal_bytes(id: Option<&str>, refusal: &Refusal) -> Bytes {
+    let text = format!("{} ({})", refusal.message, refusal.code.label());
+    message::error(id, refusal.code.info().rpc, &text, refusal.data.as_deref())
+}
+
+/// A refusal of the whole request: its HTTP status counts.
+pub(crate) fn refuse(id: Option<&str>, refusal: &Refusal) -> Response<Body> {
+    let status = StatusCode::from_u16(refusal.code.info().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(status, refusal_bytes(id, refusal));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// A refusal of one call. Some SDKs end a session over any HTTP error in mid-session, so what went
+/// wrong with a call travels as JSON-RPC over 200; what the revision of 2026-07-28 gives a status of
+/// its own keeps it.
+pub(crate) fn refuse_call(era: Era, id: Option<&str>, refusal: &Refusal) -> Response<Body> {
+    let status = match era {
+        Era::Legacy => StatusCode::OK,
+        Era::Modern => modern_status(refusal.code.info().rpc),
+    };
+    json(status, call_refusal_bytes(era, id, refusal))
+}
+
+/// A refusal of one call as JSON-RPC text, with the code the client's revision has for it.
+pub(crate) fn call_refusal_bytes(era: Era, id: Option<&str>, refusal: &Refusal) -> Bytes {
+    if era == Era::Legacy && refusal.code == Code::UnknownResource {
+        let text = format!("{} ({})", refusal.message, refusal.code.label());
+        return message::error(id, LEGACY_RESOURCE_NOT_FOUND, &text, refusal.data.as_deref());
+    }
+    refusal_bytes(id, refusal)
+}
+
+/// The HTTP status the revision of 2026-07-28 gives an error.
+pub(crate) fn modern_status(rpc: i64) -> StatusCode {
+    match rpc {
+        -32022..=-32020 | -32700 | -32600 => StatusCode::BAD_REQUEST,
+        -32601 => StatusCode::NOT_FOUND,
+        _ => StatusCode::OK,
+    }
+}

@@ -1,0 +1,41 @@
+//! Asking a client for its roots, once, when a server turns out to follow them.
+
+use crate::{call::Call, questions::Questions};
+use bytes::Bytes;
+use fairlead_upstream::Roots;
+use fairlead_wire::{Field, Kind};
+use sha2::{Digest, Sha256};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// How long a client may take over it.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Asks over the call's own stream. A client that does not answer has no roots.
+pub(crate) async fn ask(call: &Call, out: &mpsc::Sender<Bytes>) {
+    let Some(session) = &call.session else { return };
+    if session.roots().is_some() {
+        return;
+    }
+    let none = Bytes::from_static(b"{\"roots\":[]}");
+    let answer = match Questions::ask_own(&call.gateway, call.user, "roots/list") {
+        Some((_asked, question, answer)) => {
+            let asked = out.send(crate::answer::event(&question)).await;
+            match asked {
+                Ok(()) => tokio::time::timeout(WAIT, answer).await.ok().and_then(Result::ok),
+                Err(_) => None,
+            }
+        }
+        None => None,
+    };
+    let result = match answer {
+        Some(frame) if frame.kind() == Kind::Result => frame.slice(Field::Result).unwrap_or(none),
+        _ => {
+            tracing::info!("a client that declares roots did not list them; it is treated as having none");
+            none
+        }
+    };
+    let digest = Sha256::digest(&result);
+    let digest = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    session.set_roots(Some(Arc::new(Roots { digest, result })));
+}

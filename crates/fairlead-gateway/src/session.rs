@@ -1,0 +1,468 @@
+//! Sessions of legacy clients.
+//!
+//! A session id is a sealed text that carries everything the session was opened with: revision,
+//! capabilities, principal, path, time. What is kept in memory is only what belongs to now: calls in
+//! flight, open streams, the client's roots. So a restart loses no session, and a client that comes
+//! back later than the memory of it finds its session as it was.
+
+use crate::seal::Sealer;
+use bytes::Bytes;
+use fairlead_core::{
+    Caller, Clock,
+    ports::{SessionRecord, SessionStore},
+};
+use fairlead_upstream::Roots;
+use fairlead_wire::{CapabilitySet, Revision};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc};
+
+const PURPOSE: &str = "session";
+/// Parts of the table, so that workers rarely wait for each other.
+const SHARDS: usize = 64;
+/// How long a look into the store may take when a session is not in memory.
+const LOAD_TIME: Duration = Duration::from_millis(250);
+/// GET streams of one session that are kept; the newest gets what is said.
+const MAX_STREAMS_PER_SESSION: usize = 4;
+/// Subscriptions of one session at most.
+pub(crate) const MAX_SUBSCRIPTIONS: usize = 1_000;
+
+/// A legacy client's session.
+pub(crate) struct Session {
+    /// The sealed id.
+    pub(crate) id: Box<str>,
+    /// A number for this process, for what is keyed by client.
+    pub(crate) user: u64,
+    pub(crate) revision: Revision,
+    pub(crate) capabilities: CapabilitySet,
+    pub(crate) caller: Caller,
+    /// The path it was opened on; it is of no use on another.
+    pub(crate) path: Box<str>,
+    expires_ms: u64,
+    last_used_ms: AtomicU64,
+    ended: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<(Box<str>, Arc<CallControl>)>,
+    streams: Vec<mpsc::Sender<Bytes>>,
+    roots: Option<Arc<Roots>>,
+    record: SessionRecord,
+}
+
+/// How a call in flight is told that its caller cancelled it.
+#[derive(Debug, Default)]
+pub(crate) struct CallControl {
+    cancelled: AtomicBool,
+    wake: Notify,
+}
+
+impl CallControl {
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Waits for the cancellation; for ever if there is none.
+    pub(crate) async fn cancelled(&self) {
+        while !self.cancelled.load(Ordering::Acquire) {
+            self.wake.notified().await;
+        }
+    }
+}
+
+/// Why a session cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionError {
+    /// Unknown, forged, ended, expired, or of another path or principal: all look the same.
+    Unknown,
+    /// There are as many as there may be.
+    TooMany,
+}
+
+impl Session {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("invariant: no panic under this lock")
+    }
+
+    /// Enters a call, so that a cancellation finds it. `None` when the session has too many.
+    pub(crate) fn enter(&self, id: &str, max: usize) -> Option<Arc<CallControl>> {
+        let control = Arc::new(CallControl::default());
+        let mut state = self.state();
+        if state.calls.len() >= max {
+            return None;
+        }
+        state.calls.push((id.into(), Arc::clone(&control)));
+        Some(control)
+    }
+
+    /// Takes a finished call out.
+    pub(crate) fn leave(&self, control: &Arc<CallControl>) {
+        let mut state = self.state();
+        if let Some(at) = state.calls.iter().position(|(_, other)| Arc::ptr_eq(other, control)) {
+            state.calls.swap_remove(at);
+        }
+    }
+
+    /// Cancels the call with the client's id `id` (raw JSON). Unknown ids are no error.
+    pub(crate) fn cancel(&self, id: &str) {
+        let found = self.state().calls.iter().find(|(other, _)| &**other == id).map(|(_, control)| Arc::clone(control));
+        if let Some(control) = found {
+            control.cancel();
+        }
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.state().calls.len()
+    }
+
+    /// Adds a GET stream with a queue of `queue` messages.
+    pub(crate) fn open_stream(&self, queue: usize) -> mpsc::Receiver<Bytes> {
+        let (sender, receiver) = mpsc::channel(queue);
+        let mut state = self.state();
+        state.streams.retain(|stream| !stream.is_closed());
+        if state.streams.len() >= MAX_STREAMS_PER_SESSION {
+            state.streams.remove(0);
+        }
+        state.streams.push(sender);
+        receiver
+    }
+
+    /// Says something outside any call. `false` when no stream is open or it is full.
+    pub(crate) fn say(&self, message: &Bytes) -> bool {
+        let state = self.state();
+        state
+            .streams
+            .iter()
+            .rev()
+            .find(|stream| !stream.is_closed())
+            .is_some_and(|stream| stream.try_send(message.clone()).is_ok())
+    }
+
+    pub(crate) fn has_stream(&self) -> bool {
+        self.state().streams.iter().any(|stream| !stream.is_closed())
+    }
+
+    pub(crate) fn roots(&self) -> Option<Arc<Roots>> {
+        self.state().roots.clone()
+    }
+
+    pub(crate) fn set_roots(&self, roots: Option<Arc<Roots>>) {
+        self.state().roots = roots;
+    }
+
+    pub(crate) fn log_level(&self) -> Option<String> {
+        let state = self.state();
+        (!state.record.log_level.is_empty()).then(|| state.record.log_level.clone())
+    }
+
+    pub(crate) fn is_subscribed(&self, uri: &str) -> bool {
+        self.state().record.subscriptions.iter().any(|other| other == uri)
+    }
+
+    pub(crate) fn has_subscriptions(&self) -> bool {
+        !self.state().record.subscriptions.is_empty()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("user", &self.user).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
+type Shard = Mutex<HashMap<Box<str>, Arc<Session>>>;
+
+/// All sessions in memory.
+pub(crate) struct Sessions {
+    shards: Box<[Shard]>,
+    sealer: Sealer,
+    store: Arc<dyn SessionStore>,
+    clock: Clock,
+    count: AtomicUsize,
+    next_user: AtomicU64,
+    max: AtomicUsize,
+    max_age_ms: AtomicU64,
+    /// Sessions with an open GET stream or subscriptions, by user number: who can be told something.
+    listening: Mutex<HashMap<u64, Arc<Session>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(
+        sealer: Sealer,
+        store: Arc<dyn SessionStore>,
+        clock: Clock,
+        options: &fairlead_config::Sessions,
+    ) -> Self {
+        let sessions = Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            sealer,
+            store,
+            clock,
+            count: AtomicUsize::new(0),
+            next_user: AtomicU64::new(1),
+            max: AtomicUsize::new(0),
+            max_age_ms: AtomicU64::new(0),
+            listening: Mutex::default(),
+        };
+        sessions.configure(options);
+        sessions
+    }
+
+    pub(crate) fn configure(&self, options: &fairlead_config::Sessions) {
+        self.max.store(options.max, Ordering::Relaxed);
+        self.max_age_ms.store(u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn shard(&self, id: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Session>>> {
+        // The end of the text is the cipher's tag: as good as random.
+        let last = id
+            .as_bytes()
+            .iter()
+            .rev()
+            .take(4)
+            .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        self.shards[last % SHARDS].lock().expect("invariant: no panic under this lock")
+    }
+
+    /// A number for a client that has no session.
+    pub(crate) fn take_user(&self) -> u64 {
+        self.next_user.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens a session.
+    pub(crate) fn open(
+        &self,
+        revision: Revision,
+        capabilities: CapabilitySet,
+        caller: &Caller,
+        path: &str,
+    ) -> Result<Arc<Session>, SessionError> {
+        if self.count.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed) {
+            return Err(SessionError::TooMany);
+        }
+        let now = self.clock.unix_ms();
+        let plain = Plain { revision, capabilities, issued_ms: now, caller: caller.key().as_str(), path };
+        let id = self.sealer.seal(PURPOSE, &plain.to_bytes());
+        let session =
+            Arc::new(self.make(&id, revision, capabilities, caller.clone(), path, now, SessionRecord::default()));
+        self.insert(Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn insert(&self, session: Arc<Session>) -> Arc<Session> {
+        let mut shard = self.shard(&session.id);
+        if let Some(other) = shard.get(&session.id) {
+            return Arc::clone(other);
+        }
+        shard.insert(session.id.clone(), Arc::clone(&session));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        session
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a session, from two places")]
+    fn make(
+        &self,
+        id: &str,
+        revision: Revision,
+        capabilities: CapabilitySet,
+        caller: Caller,
+        path: &str,
+        issued_ms: u64,
+        record: SessionRecord,
+    ) -> Session {
+        Session {
+            id: id.into(),
+            user: self.take_user(),
+            revision,
+            capabilities,
+            caller,
+            path: path.into(),
+            expires_ms: issued_ms.saturating_add(self.max_age_ms.load(Ordering::Relaxed)),
+            last_used_ms: AtomicU64::new(self.clock.unix_ms()),
+            ended: AtomicBool::new(false),
+            state: Mutex::new(State { record, ..State::default() }),
+        }
+    }
+
+    /// Finds the session a request names. One that is not in memory is opened from its id.
+    pub(crate) async fn find(&self, id: &str, caller: &Caller, path: &str) -> Result<Arc<Session>, SessionError> {
+        let known = self.shard(id).get(id).cloned();
+        let session = match known {
+            Some(session) => session,
+            None => self.recall(id).await?,
+        };
+        let now = self.clock.unix_ms();
+        if session.ended.load(Ordering::Relaxed)
+            || now >= session.expires_ms
+            || *session.path != *path
+            || session.caller != *caller
+        {
+            return Err(SessionError::Unknown);
+        }
+        session.last_used_ms.store(now, Ordering::Relaxed);
+        Ok(session)
+    }
+
+    async fn recall(&self, id: &str) -> Result<Arc<Session>, SessionError> {
+        let plain = self.sealer.open(PURPOSE, id).ok_or(SessionError::Unknown)?;
+        let plain = Plain::from_bytes(&plain).ok_or(SessionError::Unknown)?;
+        if plain.caller != Caller::anonymous().key().as_str() {
+            return Err(SessionError::Unknown);
+        }
+        if self.count.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed) {
+            return Err(SessionError::TooMany);
+        }
+        // The one place where a request waits for the store: a session that this process has not
+        // seen may have been ended, and only the store knows.
+        let record = match tokio::time::timeout(LOAD_TIME, self.store.load(&record_key(id))).await {
+            Ok(Ok(record)) => record.unwrap_or_default(),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a session's record cannot be read; it is taken for untouched");
+                SessionRecord::default()
+            }
+            Err(_) => SessionRecord::default(),
+        };
+        if record.ended {
+            return Err(SessionError::Unknown);
+        }
+        let session =
+            self.make(id, plain.revision, plain.capabilities, Caller::anonymous(), plain.path, plain.issued_ms, record);
+        let session = self.insert(Arc::new(session));
+        if session.has_subscriptions() {
+            self.listen(&session);
+        }
+        Ok(session)
+    }
+
+    /// Ends a session for good: its id is dead although it still opens.
+    pub(crate) fn end(&self, session: &Session) {
+        session.ended.store(true, Ordering::Relaxed);
+        let record = SessionRecord { ended: true, ..SessionRecord::default() };
+        self.store.save(&record_key(&session.id), &record, session.expires_ms);
+        self.drop_from_memory(session);
+        let mut state = session.state();
+        state.streams.clear();
+        for (_, control) in state.calls.drain(..) {
+            control.cancel();
+        }
+    }
+
+    fn drop_from_memory(&self, session: &Session) {
+        if self.shard(&session.id).remove(&session.id).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.listening.lock().expect("invariant: no panic under this lock").remove(&session.user);
+    }
+
+    /// Notes that the session can be told things.
+    pub(crate) fn listen(&self, session: &Arc<Session>) {
+        self.listening.lock().expect("invariant: no panic under this lock").insert(session.user, Arc::clone(session));
+    }
+
+    /// Sessions that can be told things.
+    pub(crate) fn listeners(&self) -> Vec<Arc<Session>> {
+        self.listening.lock().expect("invariant: no panic under this lock").values().cloned().collect()
+    }
+
+    /// The session of a user number, if it can be told things.
+    pub(crate) fn listener(&self, user: u64) -> Option<Arc<Session>> {
+        self.listening.lock().expect("invariant: no panic under this lock").get(&user).cloned()
+    }
+
+    /// Changes a session's record and queues it for the store.
+    pub(crate) fn change_record(&self, session: &Session, change: impl FnOnce(&mut SessionRecord)) {
+        let record = {
+            let mut state = session.state();
+            change(&mut state.record);
+            state.record.clone()
+        };
+        self.store.save(&record_key(&session.id), &record, session.expires_ms);
+    }
+
+    /// Forgets sessions that were not used for `idle`: the id stays good, only the memory is freed.
+    pub(crate) fn sweep(&self, idle: Duration) {
+        let now = self.clock.unix_ms();
+        let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        for shard in &self.shards {
+            let unused: Vec<_> = shard
+                .lock()
+                .expect("invariant: no panic under this lock")
+                .values()
+                .filter(|session| {
+                    let since = now.saturating_sub(session.last_used_ms.load(Ordering::Relaxed));
+                    now >= session.expires_ms || (since >= idle && session.calls() == 0 && !session.has_stream())
+                })
+                .cloned()
+                .collect();
+            for session in unused {
+                self.drop_from_memory(&session);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Sessions with a GET stream.
+    pub(crate) fn streams(&self) -> usize {
+        self.listening
+            .lock()
+            .expect("invariant: no panic under this lock")
+            .values()
+            .filter(|session| session.has_stream())
+            .count()
+    }
+}
+
+/// The end of the id: enough to tell sessions apart, not enough to use one.
+fn record_key(id: &str) -> String {
+    id.get(id.len().saturating_sub(22)..).unwrap_or(id).to_owned()
+}
+
+/// What is sealed into an id.
+struct Plain<'a> {
+    revision: Revision,
+    capabilities: CapabilitySet,
+    issued_ms: u64,
+    caller: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Plain<'a> {
+    fn to_bytes(&self) -> Vec<u8> {
+        let text = format!(
+            "1\n{}\n{}\n{:x}\n{}\n{}",
+            self.revision.as_str(),
+            self.capabilities.key(),
+            self.issued_ms,
+            self.caller,
+            self.path
+        );
+        text.into_bytes()
+    }
+
+    fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(bytes).ok()?.splitn(6, '\n');
+        if parts.next() != Some("1") {
+            return None;
+        }
+        Some(Self {
+            revision: Revision::parse(parts.next()?)?,
+            capabilities: CapabilitySet::from_key(parts.next()?)?,
+            issued_ms: u64::from_str_radix(parts.next()?, 16).ok()?,
+            caller: parts.next()?,
+            path: parts.next()?,
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! shape: what the server said, as this client gets it: its own id and progress token, and across
+//! eras the few members that differ between them. Everything else stays as it came.
+
+use crate::{
+    call::Call,
+    merged::server_info_member,
+    resolve::same_era,
+    response::{LEGACY_RESOURCE_NOT_FOUND, modern_status},
+};
+use bytes::Bytes;
+use fairlead_config::ResourceUris;
+use fairlead_upstream::Final;
+use fairlead_wire::{Era, Field, Frame, Kind, Method, Span, edit::Edits, list, message, name};
+use http::StatusCode;
+
+/// The invalid-params code, which modern servers use for a resource that is not there.
+const INVALID_PARAMS: i64 = -32602;
+
+/// The answer of a call.
+pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Final, link: Era) -> (StatusCode, Bytes) {
+    let frame = &answer.frame;
+    let status = match call.era {
+        Era::Legacy => StatusCode::OK,
+        Era::Modern if same_era(call, link) => answer
+            .status
+            .and_then(|status| StatusCode::from_u16(status).ok())
+            .unwrap_or_else(|| frame.error_code().map_or(StatusCode::OK, modern_status)),
+        Era::Modern => frame.error_code().map_or(StatusCode::OK, modern_status),
+    };
+    let Some(_) = frame.id() else {
+        // An error that the server could not tie to the request, although the stream does.
+        let error = frame.raw(Field::Error).unwrap_or("{}");
+        let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{error}}}", call.id());
+        return (status, text.into());
+    };
+    let mut edits = Edits::new();
+    if let Some(span) = frame.span(Field::Id) {
+        edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes()));
+    }
+    if !same_era(call, link) {
+        cross(call, frame, &mut edits);
+    }
+    if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
+        prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);
+    }
+    (status, edits.apply(frame.bytes()))
+}
+
+/// The members in which answers of the two eras differ.
+fn cross(call: &Call, frame: &Frame, edits: &mut Edits) {
+    let is_read = call.frame.method_class() == Method::ResourcesRead;
+    match (frame.kind(), call.era) {
+        (Kind::Error, Era::Modern) if frame.error_code() == Some(LEGACY_RESOURCE_NOT_FOUND) => {
+            replace_code(frame, INVALID_PARAMS, edits);
+        }
+        (Kind::Error, Era::Legacy) if is_read && frame.error_code() == Some(INVALID_PARAMS) => {
+            replace_code(frame, LEGACY_RESOURCE_NOT_FOUND, edits);
+        }
+        (Kind::Result, Era::Legacy) => {
+            for field in [Field::ResultType, Field::ResultTtlMs, Field::ResultCacheScope] {
+                edits.remove_member(frame, field);
+            }
+        }
+        (Kind::Result, Era::Modern) => {
+            let Some(result) = frame.span(Field::Result) else { return };
+            if frame.span(Field::ResultType).is_none() {
+                edits.insert_first(result, "resultType", "\"complete\"");
+            }
+            if is_read {
+                if frame.span(Field::ResultTtlMs).is_none() {
+                    edits.insert_first(result, "ttlMs", "0");
+                }
+                if frame.span(Field::ResultCacheScope).is_none() {
+                    edits.insert_first(result, "cacheScope", "\"private\"");
+                }
+            }
+            if frame.span(Field::ResultMeta).is_none() {
+                edits.insert_first(result, "_meta", &format!("{{{}}}", server_info_member()));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn replace_code(frame: &Frame, code: i64, edits: &mut Edits) {
+    if let Some(span) = frame.span(Field::ErrorCode) {
+        edits.replace(span, code.to_string());
+    }
+}
+
+/// A notification of the call; `None` when this client is not to get it.
+pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame: &Frame) -> Option<Bytes> {
+    let mut edits = Edits::new();
+    match frame.method_class() {
+        Method::Progress => {
+            let token = call.progress_token()?;
+            edits.replace(frame.span(Field::ParamProgressToken)?, Bytes::copy_from_slice(token.as_bytes()));
+        }
+        Method::LogMessage => {
+            if let Some(level) = call.session.as_ref().and_then(|session| session.log_level())
+                && !is_at_least(&frame.str(Field::Level)?, &level)
+            {
+                return None;
+            }
+        }
+        _ => {
+            // On a listen stream every message carries the id of the request it belongs to.
+            if let Some(span) = frame.span(Field::MetaSubscriptionId) {
+                edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes()));
+            }
+        }
+    }
+    if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
+        prefix_uris(frame, Field::Params, server.name.as_str(), &mut edits);
+    }
+    Some(edits.apply(frame.bytes()))
+}
+
+/// The protocol's levels, most talkative first (RFC 5424).
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// Where a level stands; unknown ones are taken for the most important.
+pub(crate) fn rank(level: &str) -> usize {
+    LEVELS.iter().position(|other| *other == level).unwrap_or(LEVELS.len())
+}
+
+pub(crate) fn is_level(level: &str) -> bool {
+    LEVELS.contains(&level)
+}
+
+fn is_at_least(level: &str, wanted: &str) -> bool {
+    rank(level) >= rank(wanted)
+}
+
+/// Objects that are looked into for URIs, at most.
+const MAX_OBJECTS: usize = 10_000;
+/// Members that hold a resource's URI, wherever they stand.
+const URI_MEMBERS: [&str; 3] = ["uri", "uriTemplate", "resourceUri"];
+
+/// Rewrites every resource URI below `field` to its exposed form.
+fn prefix_uris(frame: &Frame, field: Field, server: &str, edits: &mut Edits) {
+    let (Some(span), Some(text)) = (frame.span(field), frame.raw(field)) else { return };
+    // Tool results carry URIs in `content`, reads in `contents`, notifications at the top.
+    let mut work = vec![(span.start, text)];
+    let mut looked_at = 0;
+    while let Some((at, text)) = work.pop() {
+        looked_at += 1;
+        if looked_at > MAX_OBJECTS {
+            return;
+        }
+        for member in URI_MEMBERS {
+            if let (Some(uri), Some(span)) = (list::string_member(text, member), list::member_span(text, member)) {
+                let span = Span { start: at + span.start, end: at + span.end };
+                edits.replace(span, message::quote(&name::prefix_uri(server, &uri)));
+            }
+        }
+        for member in ["resource", "_meta", "ui"] {
+            if let Some(inner) = list::member_span(text, member)
+                && text[inner.range()].starts_with('{')
+            {
+                work.push((at + inner.start, &text[inner.range()]));
+            }
+        }
+        for member in ["content", "contents", "messages"] {
+            let Ok(items) = list::items(text, member) else { continue };
+            for item in items.into_iter().filter(|item| item.starts_with('{')) {
+                let offset = u32::try_from(item.as_ptr() as usize - text.as_ptr() as usize).unwrap_or(0);
+                work.push((at + offset, item));
+            }
+        }
+        if let Some(content) = list::member_span(text, "content")
+            && text[content.range()].starts_with('{')
+        {
+            work.push((at + content.start, &text[content.range()]));
+        }
+    }
+}

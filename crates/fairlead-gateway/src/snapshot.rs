@@ -1,0 +1,163 @@
+//! The compiled configuration: immutable, swapped whole. A call finishes on the snapshot it began with.
+
+use crate::merged::Merged;
+use arc_swap::ArcSwap;
+use fairlead_config::{Config, Toolset};
+use fairlead_core::ServerName;
+use fairlead_observe::ServerMetrics;
+use fairlead_upstream::ServerHandle;
+use fairlead_wire::CapabilitySet;
+use std::{collections::HashMap, fmt, sync::Arc};
+
+/// Merged catalogs kept per endpoint: one per client capability set in use.
+const MAX_MERGED: usize = 64;
+
+/// A server as the data plane sees it.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    pub(crate) handle: ServerHandle,
+    pub(crate) metrics: Arc<ServerMetrics>,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.handle, f)
+    }
+}
+
+/// Which part of the catalog an endpoint serves.
+#[derive(Debug, Clone)]
+pub(crate) enum View {
+    /// Every server, names prefixed.
+    All,
+    /// A named selection of that.
+    Toolset(Arc<Toolset>),
+    /// One server, nothing renamed, nothing lost.
+    Single,
+}
+
+/// One MCP endpoint.
+pub(crate) struct Endpoint {
+    /// Its path, which sessions are bound to.
+    pub(crate) path: Box<str>,
+    pub(crate) view: View,
+    /// In configuration order.
+    pub(crate) servers: Vec<Upstream>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    merged: ArcSwap<HashMap<CapabilitySet, Arc<Merged>>>,
+}
+
+impl Endpoint {
+    fn new(
+        path: String,
+        view: View,
+        servers: Vec<Upstream>,
+        config: Arc<Config>,
+        metrics: Arc<ServerMetrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { path: path.into(), view, servers, config, metrics, merged: ArcSwap::default() })
+    }
+
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self.view, View::Single)
+    }
+
+    /// The catalog of this endpoint for clients of one capability set, as of `epoch`.
+    pub(crate) fn merged(&self, capabilities: CapabilitySet, epoch: u64) -> Arc<Merged> {
+        if let Some(merged) = self.merged.load().get(&capabilities)
+            && merged.epoch == epoch
+        {
+            return Arc::clone(merged);
+        }
+        let merged = Arc::new(Merged::build(self, capabilities, epoch));
+        self.merged.rcu(|all| {
+            let mut all = HashMap::clone(all);
+            if all.len() >= MAX_MERGED && !all.contains_key(&capabilities) {
+                all.clear();
+            }
+            all.insert(capabilities, Arc::clone(&merged));
+            all
+        });
+        merged
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("path", &self.path).field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// Everything compiled from one configuration.
+pub(crate) struct Snapshot {
+    pub(crate) config: Arc<Config>,
+    pub(crate) servers: Vec<Upstream>,
+    all: Arc<Endpoint>,
+    toolsets: HashMap<Box<str>, Arc<Endpoint>>,
+    singles: HashMap<ServerName, Arc<Endpoint>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(config: Arc<Config>, servers: Vec<Upstream>, gateway_metrics: &Arc<ServerMetrics>) -> Self {
+        let all = Endpoint::new(
+            "/mcp".to_owned(),
+            View::All,
+            servers.clone(),
+            Arc::clone(&config),
+            Arc::clone(gateway_metrics),
+        );
+        let toolsets = config
+            .toolsets
+            .iter()
+            .map(|(name, toolset)| {
+                let endpoint = Endpoint::new(
+                    format!("/mcp/{name}"),
+                    View::Toolset(Arc::new(toolset.clone())),
+                    servers.clone(),
+                    Arc::clone(&config),
+                    Arc::clone(gateway_metrics),
+                );
+                (name.as_str().into(), endpoint)
+            })
+            .collect();
+        let singles = servers
+            .iter()
+            .map(|server| {
+                let name = server.handle.name().clone();
+                let endpoint = Endpoint::new(
+                    format!("/servers/{name}/mcp"),
+                    View::Single,
+                    vec![server.clone()],
+                    Arc::clone(&config),
+                    Arc::clone(&server.metrics),
+                );
+                (name, endpoint)
+            })
+            .collect();
+        Self { config, servers, all, toolsets, singles }
+    }
+
+    /// The endpoint a path names.
+    pub(crate) fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if path == "/mcp" {
+            return Some(&self.all);
+        }
+        if let Some(toolset) = path.strip_prefix("/mcp/") {
+            return self.toolsets.get(toolset);
+        }
+        let server = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
+        self.singles.get(server)
+    }
+
+    pub(crate) fn all(&self) -> &Arc<Endpoint> {
+        &self.all
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! From counters to OpenMetrics families. Names and help texts stand here and in `docs/metrics.md`.
+
+use super::{State, gauges::GaugeSink, histogram::Reading, process, server::ServerMetrics, status};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+use std::{fmt, sync::Arc};
+
+/// Writes everything at each scrape.
+pub(super) struct Exposition(pub(super) Arc<State>);
+
+type Servers = Vec<(String, Arc<ServerMetrics>)>;
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        // Copied out, so that a slow scrape holds no lock.
+        let servers: Servers =
+            self.0.servers().iter().map(|(name, server)| (name.clone(), Arc::clone(server))).collect();
+        let sources = self.0.gauges().clone();
+        let mut gauges = GaugeSink::default();
+        for source in &sources {
+            source.read(&mut gauges);
+        }
+        requests(&mut encoder, &servers)?;
+        tools(&mut encoder, &servers)?;
+        questions(&mut encoder, &servers)?;
+        self.refusals(&mut encoder)?;
+        states(&mut encoder, &gauges)?;
+        process_metrics(&mut encoder)
+    }
+}
+
+fn requests(encoder: &mut DescriptorEncoder, servers: &Servers) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "mcp_requests",
+        "Finished requests by server, method and outcome",
+        None,
+        MetricType::Counter,
+    )?;
+    for (name, server) in servers {
+        for (method, counts, _) in server.methods() {
+            for (index, count) in counts {
+                let code = status::label(index);
+                let labels = [("mcp_server", name.as_str()), ("method", method), ("status_code", &code)];
+                counter(family.encode_family(&labels)?, count)?;
+            }
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "mcp_request_duration_seconds",
+        "Time from the complete request to the last byte of the answer",
+        None,
+        MetricType::Histogram,
+    )?;
+    for (name, server) in servers {
+        for (method, _, reading) in server.methods() {
+            histogram(family.encode_family(&[("mcp_server", name.as_str()), ("method", method)])?, &reading)?;
+        }
+    }
+    Ok(())
+}
+
+fn tools(encoder: &mut DescriptorEncoder, servers: &Servers) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "mcp_tool_duration_seconds",
+        "Time of tool calls by tool and class of outcome",
+        None,
+        MetricType::Histogram,
+    )?;
+    for (name, server) in servers {
+        server.tools(|tool, class, reading| {
+            let labels = [("mcp_server", name.as_str()), ("tool_name", tool), ("status", class)];
+            histogram(family.encode_family(&labels)?, &reading)
+        })?;
+    }
+    Ok(())
+}
+
+fn questions(encoder: &mut DescriptorEncoder, servers: &Servers) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "fairlead_questions",
+        "Questions of servers to their clients by what became of them",
+        None,
+        MetricType::Counter,
+    )?;
+    for (name, server) in servers {
+        for (outcome, count) in server.questions() {
+            counter(family.encode_family(&[("mcp_server", name.as_str()), ("outcome", outcome)])?, count)?;
+        }
+    }
+    Ok(())
+}
+
+impl Exposition {
+    fn refusals(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "fairlead_refusals",
+            "Requests that the gateway itself refused by code",
+            None,
+            MetricType::Counter,
+        )?;
+        for (code, count) in self.0.refusals.counted() {
+            counter(family.encode_family(&[("code", code.label())])?, count)?;
+        }
+        Ok(())
+    }
+}
+
+fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    for (name, help, value) in [
+        ("fairlead_sessions", "Sessions of legacy clients that are alive", gauges.sessions),
+        ("fairlead_streams", "Open streams to clients", gauges.streams),
+        ("fairlead_calls_in_flight", "Calls that have begun and not ended", gauges.calls_in_flight),
+        ("fairlead_processes", "Server processes that run", gauges.processes),
+    ] {
+        gauge(encoder, name, help, value)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_server_state",
+        "1 for the state a server is in and 0 for the others",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (server, state) in &gauges.states {
+        for word in state.all {
+            let is_current = i64::from(*word == state.current);
+            family.encode_family(&[("mcp_server", server.as_str()), ("state", word)])?.encode_gauge(&is_current)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_links",
+        "Open links to a server: connections, sessions or processes",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (server, count) in &gauges.links {
+        family.encode_family(&[("mcp_server", server.as_str())])?.encode_gauge(&as_gauge(*count))?;
+    }
+    Ok(())
+}
+
+fn process_metrics(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut family =
+        encoder.encode_descriptor("fairlead_build_info", "1 with the version that runs", None, MetricType::Gauge)?;
+    family.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?.encode_gauge(&1_i64)?;
+    if let Some(bytes) = process::resident_bytes() {
+        gauge(encoder, "process_resident_memory_bytes", "Resident memory of the gateway", bytes)?;
+    }
+    if let Some(count) = process::open_fds() {
+        gauge(encoder, "process_open_fds", "Open file descriptors of the gateway", count)?;
+    }
+    Ok(())
+}
+
+fn as_gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&as_gauge(value))
+}
+
+fn counter(mut encoder: MetricEncoder, value: u64) -> fmt::Result {
+    encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+}
+
+fn histogram(mut encoder: MetricEncoder, reading: &Reading) -> fmt::Result {
+    encoder.encode_histogram::<NoLabelSet>(reading.sum(), reading.count(), &reading.buckets(), None)
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Exposition")
+    }
+}

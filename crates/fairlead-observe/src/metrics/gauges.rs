@@ -1,0 +1,61 @@
+//! States, asked for when somebody scrapes.
+
+use std::collections::BTreeMap;
+
+/// Something that knows a state worth exposing.
+///
+/// Called at every scrape, on the scraping task: it should read counters, not wait.
+pub trait Gauges: Send + Sync {
+    /// Says the current values. What several sources say of the same thing is added up.
+    fn read(&self, out: &mut GaugeSink);
+}
+
+/// Takes the values of one scrape.
+#[derive(Debug, Default)]
+pub struct GaugeSink {
+    pub(super) sessions: u64,
+    pub(super) streams: u64,
+    pub(super) calls_in_flight: u64,
+    pub(super) processes: u64,
+    pub(super) states: BTreeMap<String, ServerState>,
+    pub(super) links: BTreeMap<String, u64>,
+}
+
+/// The state of a server, among all it could be in.
+#[derive(Debug)]
+pub(super) struct ServerState {
+    pub(super) current: &'static str,
+    pub(super) all: &'static [&'static str],
+}
+
+impl GaugeSink {
+    /// Sessions of legacy clients that are alive.
+    pub fn sessions(&mut self, count: usize) {
+        self.sessions += count as u64;
+    }
+
+    /// Open streams to clients.
+    pub fn streams(&mut self, count: usize) {
+        self.streams += count as u64;
+    }
+
+    /// Calls that have begun and not ended.
+    pub fn calls_in_flight(&mut self, count: usize) {
+        self.calls_in_flight += count as u64;
+    }
+
+    /// Server processes that run.
+    pub fn processes(&mut self, count: usize) {
+        self.processes += count as u64;
+    }
+
+    /// The state of a server as one word of `all`.
+    pub fn server_state(&mut self, server: &str, current: &'static str, all: &'static [&'static str]) {
+        self.states.insert(server.to_owned(), ServerState { current, all });
+    }
+
+    /// Open links (connections, sessions or processes) to a server.
+    pub fn links(&mut self, server: &str, count: usize) {
+        *self.links.entry(server.to_owned()).or_default() += count as u64;
+    }
+}

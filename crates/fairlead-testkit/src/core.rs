@@ -1,0 +1,185 @@
+//! What all clients of one scripted server share: the script, the record, the sessions, the listeners.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    received::Recorder,
+    script::Script,
+    session::{Outlet, Session},
+    tasks::Tasks,
+};
+
+/// How long "never" lasts: longer than any test waits, but not for ever.
+pub(crate) const NEVER: Duration = Duration::from_secs(600);
+
+/// One open `subscriptions/listen`.
+pub(crate) struct Listener {
+    /// The request's id, as JSON text.
+    pub(crate) id: String,
+    pub(crate) filter: Value,
+    pub(crate) outlet: Outlet,
+}
+
+/// See the module.
+pub(crate) struct Core {
+    script: Mutex<Arc<Script>>,
+    pub(crate) recorder: Recorder,
+    pub(crate) sessions: Mutex<HashMap<String, Arc<Session>>>,
+    pub(crate) sessions_opened: AtomicU64,
+    pub(crate) listeners: Mutex<Vec<Listener>>,
+    /// How often the list of tools changed; odd means the extra tool is there.
+    pub(crate) list_changes: AtomicU64,
+    cancelled: Mutex<Vec<String>>,
+    pub(crate) calls_finished: AtomicU64,
+    pub(crate) tasks: Tasks,
+    work: Mutex<JoinSet<()>>,
+}
+
+impl Core {
+    pub(crate) fn new(script: Script) -> Self {
+        Self {
+            script: Mutex::new(Arc::new(script)),
+            recorder: Recorder::new(),
+            sessions: Mutex::default(),
+            sessions_opened: AtomicU64::new(0),
+            listeners: Mutex::default(),
+            list_changes: AtomicU64::new(0),
+            cancelled: Mutex::default(),
+            calls_finished: AtomicU64::new(0),
+            tasks: Tasks::default(),
+            work: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn script(&self) -> Arc<Script> {
+        Arc::clone(&self.script.lock().expect("invariant: nobody panics while reading the script"))
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Script)) {
+        let mut script = self.script().as_ref().clone();
+        change(&mut script);
+        *self.script.lock().expect("invariant: nobody panics while reading the script") = Arc::new(script);
+    }
+
+    /// Runs `work` until it ends or the server stops.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut all = self.work.lock().expect("invariant: nobody panics while starting work");
+        while all.try_join_next().is_some() {}
+        all.spawn(work);
+    }
+
+    /// Ends everything that runs and forgets every client.
+    pub(crate) fn forget_everything(&self) {
+        self.work.lock().expect("invariant: nobody panics while starting work").abort_all();
+        self.forget_sessions();
+        self.listeners.lock().expect("invariant: nobody panics while holding the listeners").clear();
+    }
+
+    pub(crate) fn forget_sessions(&self) {
+        self.sessions.lock().expect("invariant: nobody panics while holding the sessions").clear();
+    }
+
+    pub(crate) fn open_session(&self, session: Arc<Session>) {
+        self.sessions_opened.fetch_add(1, Ordering::Relaxed);
+        let mut sessions = self.sessions.lock().expect("invariant: nobody panics while holding the sessions");
+        sessions.insert(session.id.clone(), session);
+    }
+
+    pub(crate) fn session(&self, id: &str) -> Option<Arc<Session>> {
+        self.sessions.lock().expect("invariant: nobody panics while holding the sessions").get(id).cloned()
+    }
+
+    pub(crate) fn close_session(&self, id: &str) -> bool {
+        let mut sessions = self.sessions.lock().expect("invariant: nobody panics while holding the sessions");
+        sessions.remove(id).is_some()
+    }
+
+    pub(crate) fn note_cancelled(&self, id: &str) {
+        self.cancelled.lock().expect("invariant: nobody panics while noting").push(id.to_owned());
+    }
+
+    pub(crate) fn cancelled(&self) -> Vec<String> {
+        self.cancelled.lock().expect("invariant: nobody panics while noting").clone()
+    }
+
+    /// Sends a notification to every session's unrelated stream and to every listener that asked for it.
+    pub(crate) async fn notify(&self, method: &str, params: &Value) {
+        let sides: Vec<Outlet> = {
+            let sessions = self.sessions.lock().expect("invariant: nobody panics while holding the sessions");
+            let initialized = |session: &&Arc<Session>| {
+                !session.version.lock().expect("invariant: nobody panics while holding a version").is_empty()
+            };
+            sessions.values().filter(initialized).map(|session| session.side.clone()).collect()
+        };
+        let frame = notification(method, params);
+        for side in sides {
+            side.send(frame.clone()).await;
+        }
+        let told: Vec<(String, Outlet)> = {
+            let listeners = self.listeners.lock().expect("invariant: nobody panics while holding the listeners");
+            listeners
+                .iter()
+                .filter(|listener| wants(&listener.filter, method, params))
+                .map(|listener| (listener.id.clone(), listener.outlet.clone()))
+                .collect()
+        };
+        for (id, outlet) in told {
+            outlet.send(tagged_notification(method, params, &id)).await;
+        }
+    }
+
+    /// Adds or removes the extra tool and tells everybody.
+    pub(crate) async fn change_list(&self) {
+        self.list_changes.fetch_add(1, Ordering::Relaxed);
+        self.notify("notifications/tools/list_changed", &json!({})).await;
+    }
+
+    /// Changes the list as often as the script says, for as long as it says so.
+    pub(crate) async fn keep_changing(&self) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        loop {
+            match self.script().list_change_every_ms {
+                Some(every_ms) => {
+                    tokio::time::sleep(Duration::from_millis(every_ms.max(1))).await;
+                    self.change_list().await;
+                }
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+}
+
+/// A notification as JSON text.
+pub(crate) fn notification(method: &str, params: &Value) -> String {
+    json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string()
+}
+
+/// A notification that names the subscription it belongs to; `id` is JSON text.
+pub(crate) fn tagged_notification(method: &str, params: &Value, id: &str) -> String {
+    let mut params = params.clone();
+    params["_meta"]["io.modelcontextprotocol/subscriptionId"] = serde_json::from_str(id).unwrap_or_default();
+    notification(method, &params)
+}
+
+/// Whether the filter of a `subscriptions/listen` covers a notification.
+fn wants(filter: &Value, method: &str, params: &Value) -> bool {
+    match method {
+        "notifications/tools/list_changed" => filter["toolsListChanged"] == true,
+        "notifications/prompts/list_changed" => filter["promptsListChanged"] == true,
+        "notifications/resources/list_changed" => filter["resourcesListChanged"] == true,
+        "notifications/resources/updated" => {
+            filter["resourceSubscriptions"].as_array().is_some_and(|uris| uris.contains(&params["uri"]))
+        }
+        _ => true,
+    }
+}

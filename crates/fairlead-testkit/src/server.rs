@@ -1,0 +1,243 @@
+//! A scripted server over Streamable HTTP, on a port of its own.
+
+mod http;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{core::Core, received::Received, script::Script};
+
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a restart waits for its port.
+const BIND_LIMIT: Duration = Duration::from_secs(5);
+
+/// Connections of a server, shared with its accept loop.
+#[derive(Default)]
+struct Connections {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Arc<Connections>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A server that does what its [`Script`] says. Dropping it ends everything it runs.
+pub struct ScriptedServer {
+    core: Arc<Core>,
+    address: SocketAddr,
+    connections: Arc<Connections>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl ScriptedServer {
+    /// Starts on port 0 of 127.0.0.1.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub async fn start(script: Script) -> Self {
+        Self::try_start(script).await.expect("invariant: loopback has a free port")
+    }
+
+    /// Starts on port 0 of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn try_start(script: Script) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let mut server =
+            Self { core: Arc::new(Core::new(script)), address, connections: Arc::default(), running: None };
+        server.run(listener);
+        Ok(server)
+    }
+
+    fn run(&mut self, listener: TcpListener) {
+        let core = Arc::clone(&self.core);
+        let connections = Arc::clone(&self.connections);
+        self.running = Some(tokio::spawn(async move {
+            tokio::join!(accept(listener, &core, &connections), core.keep_changing());
+        }));
+    }
+
+    /// The MCP endpoint.
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Every request so far, oldest first.
+    pub fn received(&self) -> Vec<Received> {
+        self.core.recorder.all()
+    }
+
+    /// The requests so far that carried this JSON-RPC method.
+    pub fn received_method(&self, method: &str) -> Vec<Received> {
+        let mut received = self.received();
+        received.retain(|received| received.method().as_deref() == Some(method));
+        received
+    }
+
+    /// Forgets what was received.
+    pub fn clear_received(&self) {
+        self.core.recorder.clear();
+    }
+
+    /// Waits until `enough` holds of what was received, at most `limit`; says whether it did.
+    pub async fn wait_received(&self, limit: Duration, enough: impl Fn(&[Received]) -> bool) -> bool {
+        self.core.recorder.wait(limit, enough).await
+    }
+
+    /// Legacy sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.core.sessions.lock().expect("invariant: nobody panics while holding the sessions").len()
+    }
+
+    /// Legacy sessions that were ever opened.
+    pub fn sessions_opened(&self) -> u64 {
+        self.core.sessions_opened.load(Ordering::Relaxed)
+    }
+
+    /// TCP connections that are open.
+    pub fn connections(&self) -> usize {
+        self.connections.open.load(Ordering::Relaxed)
+    }
+
+    /// TCP connections that were ever accepted.
+    pub fn connections_accepted(&self) -> u64 {
+        self.connections.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Open `subscriptions/listen` requests.
+    pub fn listeners(&self) -> usize {
+        self.core.listeners.lock().expect("invariant: nobody panics while holding the listeners").len()
+    }
+
+    /// Ids (JSON text) of the calls that were cancelled: by a notification, or in the modern era by closing the stream.
+    pub fn cancelled(&self) -> Vec<String> {
+        self.core.cancelled()
+    }
+
+    /// Calls that ran to their end.
+    pub fn calls_finished(&self) -> u64 {
+        self.core.calls_finished.load(Ordering::Relaxed)
+    }
+
+    /// Changes the script for what comes from now on.
+    pub fn change(&self, change: impl FnOnce(&mut Script)) {
+        self.core.change(change);
+    }
+
+    /// Forgets every session: their next request gets 404.
+    pub fn forget_sessions(&self) {
+        self.core.forget_sessions();
+    }
+
+    /// Adds or removes the tool `extra_tool` and tells everybody.
+    pub async fn change_list(&self) {
+        self.core.change_list().await;
+    }
+
+    /// Sends a notification to every session's GET stream and to every listener that asked for it.
+    pub async fn notify(&self, method: &str, params: &Value) {
+        self.core.notify(method, params).await;
+    }
+
+    /// Stops listening, breaks every connection and forgets every session.
+    pub async fn stop(&mut self) {
+        self.core.forget_everything();
+        if let Some(running) = self.running.take() {
+            running.abort();
+            // It was aborted: the only possible outcome is that it is gone.
+            running.await.ok();
+        }
+    }
+
+    /// Listens again on the same port, after [`ScriptedServer::stop`].
+    ///
+    /// # Errors
+    /// When somebody else took the port.
+    pub async fn resume(&mut self) -> anyhow::Result<()> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let deadline = tokio::time::Instant::now() + BIND_LIMIT;
+        loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => {
+                    self.run(listener);
+                    return Ok(());
+                }
+                Err(error) if tokio::time::Instant::now() >= deadline => {
+                    return Err(error).context("the port of the scripted server was taken");
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    /// Stops and starts again on the same port, as a new process would.
+    ///
+    /// # Errors
+    /// When somebody else took the port.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.stop().await;
+        self.resume().await
+    }
+}
+
+impl Drop for ScriptedServer {
+    fn drop(&mut self) {
+        self.core.forget_everything();
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, core: &Arc<Core>, connections: &Arc<Connections>) {
+    let mut serving = JoinSet::new();
+    loop {
+        while serving.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let number = connections.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+                connections.open.fetch_add(1, Ordering::Relaxed);
+                let counted = Counted(Arc::clone(connections));
+                serving.spawn(serve(stream, Arc::clone(core), number, counted));
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, core: Arc<Core>, number: u64, _counted: Counted) {
+    stream.set_nodelay(true).ok();
+    let service = hyper::service::service_fn(move |request| http::handle(Arc::clone(&core), number, request));
+    // Connections end in every possible way here; that is what the server is for.
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+}

@@ -1,0 +1,48 @@
+//! What a server says on its own, outside any call, after the owner has sorted it.
+
+use crate::{catalog::ListingKind, link::LinkKey};
+use fairlead_wire::Frame;
+use std::sync::Arc;
+
+/// Something the gateway may have to tell its clients.
+#[derive(Debug, Clone)]
+pub enum ServerEvent {
+    /// A listing changed and the new one is published.
+    ListChanged(ListingKind),
+    /// `notifications/resources/updated`, for whoever subscribed through `key`.
+    ResourceUpdated {
+        /// The link key it came in on.
+        key: LinkKey,
+        /// The URI as the server knows it.
+        uri: Arc<str>,
+        /// The notification as it came.
+        frame: Frame,
+    },
+    /// A message of a link that only one client has ever used (log messages and the like).
+    /// On a link that was shared nothing outside a call is forwarded: it could be somebody else's.
+    Untied {
+        /// The one user of the link.
+        user: u64,
+        /// The notification as it came.
+        frame: Frame,
+    },
+}
+
+/// What links tell their owner.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// The link is gone.
+    Closed { link: u64, reason: String },
+    /// The server says a list changed.
+    ListChanged { kind: ListingKind },
+    /// A subscribed resource changed.
+    ResourceUpdated { key: LinkKey, uri: Arc<str>, frame: Frame },
+    /// A notification outside any call, on a link with exactly one user.
+    Untied { user: u64, frame: Frame },
+    /// The server asked for roots.
+    AsksRoots,
+    /// A message to send that nobody waits for (a cancellation, an answer to a ping).
+    Push { link: u64, message: bytes::Bytes },
+    /// The server asked something in a way that names no call.
+    AsksUntied,
+}

@@ -1,0 +1,265 @@
+//! One request to a server and what comes back: messages of the call, then the answer.
+
+use crate::{
+    handle::Lease,
+    http_client::Worker,
+    link::{Link, http::HttpExchange, stdio::StdioExchange},
+};
+use bytes::Bytes;
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
+use fairlead_wire::{Field, Frame, Method, edit::Edits, message};
+use http::{HeaderName, HeaderValue};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+
+/// A request as the gateway hands it over. The link adds what is its own: the id, the progress
+/// token, and the headers of its era.
+#[derive(Debug)]
+pub struct Outbound {
+    /// The client's message.
+    pub frame: Frame,
+    /// What differs for this server (name, URI, cursor, `_meta`).
+    pub edits: Edits,
+    /// What `Mcp-Name` has to say to a modern server.
+    pub mcp_name: Option<HeaderValue>,
+    /// Further headers (`Mcp-Param-*`, trace context).
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// When to give up, whatever happens.
+    pub deadline: Instant,
+    /// When to give up if nothing at all is heard for so long.
+    pub idle: Duration,
+}
+
+impl Outbound {
+    /// A request of our own.
+    pub(crate) fn own(method: &str, params: Option<&str>, deadline: Instant) -> Self {
+        let bytes = message::request("0", method, params);
+        let frame =
+            Frame::parse(bytes, &fairlead_wire::Limits::default()).expect("invariant: our own request is valid");
+        Self {
+            frame,
+            edits: Edits::new(),
+            mcp_name: None,
+            headers: Vec::new(),
+            deadline,
+            idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A request ready for the transport.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) id: u64,
+    pub(crate) method: Method,
+    pub(crate) method_text: Box<str>,
+    pub(crate) bytes: Bytes,
+    pub(crate) mcp_name: Option<HeaderValue>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Final {
+    /// The response as it came (its id is the link's).
+    pub frame: Frame,
+    /// HTTP status it came with, where there was one.
+    pub status: Option<u16>,
+}
+
+/// What comes back on an exchange.
+#[derive(Debug)]
+pub enum Item {
+    /// A notification of the call, or a question of the server to the caller.
+    Message(Frame),
+    /// The answer; nothing follows.
+    Final(Final),
+}
+
+/// The transport's half of an exchange.
+#[derive(Debug)]
+pub(crate) enum WireExchange {
+    Http(HttpExchange),
+    Stdio(StdioExchange),
+}
+
+impl WireExchange {
+    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+        match self {
+            WireExchange::Http(exchange) => exchange.next().await,
+            WireExchange::Stdio(exchange) => exchange.next().await,
+        }
+    }
+}
+
+/// How many questions of a call are open at its caller. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct OpenQuestions(Arc<AtomicUsize>);
+
+impl OpenQuestions {
+    /// One more was asked.
+    pub fn asked(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was answered or dropped.
+    pub fn settled(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// One request in flight. Dropping it gives the call up without telling the server, which on
+/// legacy connections is what a disconnect means; [`Exchange::cancel`] tells it.
+#[derive(Debug)]
+pub struct Exchange {
+    wire: WireExchange,
+    link: Arc<Link>,
+    id: u64,
+    method: Method,
+    deadline: Instant,
+    idle: Duration,
+    heard: Instant,
+    questions: OpenQuestions,
+    done: bool,
+    /// Held for as long as the call lasts.
+    _lease: Option<Lease>,
+}
+
+impl Exchange {
+    /// Sends `outbound` over `link`.
+    ///
+    /// # Errors
+    /// When the transport is gone before anything was sent.
+    pub(crate) async fn start(
+        link: Arc<Link>,
+        lease: Option<Lease>,
+        worker: Worker,
+        mut outbound: Outbound,
+    ) -> Result<Self, UpstreamError> {
+        let id = link.take_id();
+        let id_text = id.to_string();
+        if let Some(span) = outbound.frame.span(Field::Id) {
+            outbound.edits.replace(span, id_text.clone());
+        }
+        if let Some(span) = outbound.frame.span(Field::ProgressToken) {
+            outbound.edits.replace(span, id_text);
+        }
+        let method = outbound.frame.method_class();
+        let prepared = Prepared {
+            id,
+            method,
+            method_text: outbound.frame.method().into(),
+            bytes: outbound.edits.apply(outbound.frame.bytes()),
+            mcp_name: outbound.mcp_name,
+            headers: outbound.headers,
+        };
+        link.began();
+        let sent = timeout_at(outbound.deadline, link.send(worker, prepared)).await;
+        let wire = match sent {
+            Ok(Ok(wire)) => wire,
+            Ok(Err(error)) => {
+                link.ended();
+                return Err(error);
+            }
+            Err(_) => {
+                link.ended();
+                return Err(UpstreamError::new(
+                    UpstreamErrorKind::Timeout,
+                    Outcome::NotMade,
+                    "the server does not take requests",
+                ));
+            }
+        };
+        Ok(Self {
+            wire,
+            link,
+            id,
+            method,
+            deadline: outbound.deadline,
+            idle: outbound.idle,
+            heard: Instant::now(),
+            questions: OpenQuestions::default(),
+            done: false,
+            _lease: lease,
+        })
+    }
+
+    /// The link in use: answers to the server's questions go through it.
+    #[must_use]
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Waits for what comes next. Cancel safe: a dropped wait loses nothing.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, breaks off, or answers with what is not MCP.
+    /// After an error or the answer nothing follows.
+    pub async fn next(&mut self) -> Result<Item, UpstreamError> {
+        let until = if self.questions.any() { self.deadline } else { self.deadline.min(self.heard + self.idle) };
+        match timeout_at(until, self.wire.next()).await {
+            Ok(Ok(Item::Final(answer))) => {
+                self.done = true;
+                Ok(Item::Final(answer))
+            }
+            Ok(Ok(message)) => {
+                self.heard = Instant::now();
+                Ok(message)
+            }
+            Ok(Err(error)) => {
+                self.done = true;
+                Err(error)
+            }
+            Err(_) => {
+                let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
+                self.cancel("timed out");
+                Err(UpstreamError::new(
+                    UpstreamErrorKind::Timeout,
+                    Outcome::Unknown,
+                    format!("the server did not answer {waited}"),
+                ))
+            }
+        }
+    }
+
+    /// Counts the questions passed on to the caller: while one is open a person may be thinking,
+    /// so only the deadline counts.
+    #[must_use]
+    pub fn questions(&self) -> &OpenQuestions {
+        &self.questions
+    }
+
+    /// Tells the server that nobody waits any more, and ends the exchange.
+    pub fn cancel(&mut self, reason: &str) {
+        if self.done {
+            return;
+        }
+        self.done = true;
+        let by_stream =
+            matches!(self.wire, WireExchange::Http(_)) && self.link.peer.revision.era() == fairlead_wire::Era::Modern;
+        if !by_stream && self.method != Method::Initialize {
+            let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.id, message::quote(reason));
+            let notice = message::notification("notifications/cancelled", Some(&params));
+            self.link.inbound.tell(crate::event::LinkEvent::Push { link: self.link.id, message: notice });
+        }
+        if let WireExchange::Http(exchange) = &mut self.wire {
+            exchange.abandon();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.link.ended();
+    }
+}

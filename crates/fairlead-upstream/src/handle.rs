@@ -1,0 +1,402 @@
+//! The side of an owner that calls see: the published view, and leases on links.
+
+use crate::{
+    catalog::Catalog,
+    event::ServerEvent,
+    exchange::{Exchange, Outbound},
+    http_client::Worker,
+    link::{Link, LinkKey, Roots, ShareKey},
+    owner::Command,
+    view::{ServerView, State},
+};
+use arc_swap::ArcSwap;
+use fairlead_config::{Server, Transport};
+use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
+use fairlead_wire::{CapabilitySet, Era};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+/// How long a call waits for a link of its own when all that may be open are taken.
+const LINK_WAIT: Duration = Duration::from_secs(5);
+
+/// What owner and handles share.
+pub(crate) struct Shared {
+    pub(crate) server: Arc<Server>,
+    pub(crate) view: ArcSwap<ServerView>,
+    pub(crate) pools: ArcSwap<HashMap<LinkKey, Arc<Pool>>>,
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) events: broadcast::Sender<ServerEvent>,
+    pub(crate) in_flight: AtomicUsize,
+}
+
+/// The open links of one key.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) links: ArcSwap<Vec<Arc<Link>>>,
+    /// Somebody gave a link back, or one was opened.
+    pub(crate) freed: Notify,
+}
+
+/// A cheap handle on one server.
+#[derive(Clone)]
+pub struct ServerHandle(pub(crate) Arc<Shared>);
+
+/// What a call needs from a server.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// What the caller declared, reduced to what it can be asked on this path.
+    pub capabilities: CapabilitySet,
+    /// What the configuration keeps apart.
+    pub share: ShareKey,
+    /// The caller's roots, once known.
+    pub roots: Option<Arc<Roots>>,
+    /// A number for the client; the same client gets the same link again where it can.
+    pub user: u64,
+    /// What the link is for.
+    pub purpose: Purpose,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// What a link is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request the server may ask about in mid-call.
+    Call,
+    /// What changes or reads the state of the session itself: subscriptions, log level.
+    Session,
+}
+
+/// Why there is no lease.
+#[derive(Debug)]
+pub enum LeaseError {
+    /// The server follows roots, and this caller's are not known yet: ask it, then want again.
+    NeedsRoots,
+    /// There is no way to the server now.
+    Upstream(UpstreamError),
+}
+
+impl From<UpstreamError> for LeaseError {
+    fn from(error: UpstreamError) -> Self {
+        LeaseError::Upstream(error)
+    }
+}
+
+/// The right to use a link, given back when dropped.
+pub struct Lease {
+    link: Arc<Link>,
+    pool: Option<Arc<Pool>>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// The link.
+    #[must_use]
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The era spoken on the link.
+    #[must_use]
+    pub fn era(&self) -> Era {
+        self.link.peer().revision.era()
+    }
+
+    /// Sends a request over the link. The lease lasts as long as the exchange.
+    ///
+    /// # Errors
+    /// When nothing could be sent.
+    pub async fn start(self, worker: Worker, outbound: Outbound) -> Result<Exchange, UpstreamError> {
+        Exchange::start(Arc::clone(&self.link), Some(self), worker, outbound).await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(pool) = &self.pool {
+            self.link.vacate();
+            pool.freed.notify_one();
+        }
+    }
+}
+
+impl ServerHandle {
+    /// The server's name.
+    #[must_use]
+    pub fn name(&self) -> &ServerName {
+        &self.0.server.name
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Server> {
+        &self.0.server
+    }
+
+    /// The picture published last.
+    #[must_use]
+    pub fn view(&self) -> Arc<ServerView> {
+        self.0.view.load_full()
+    }
+
+    /// The picture published last, without taking a reference count.
+    #[must_use]
+    pub fn peek(&self) -> arc_swap::Guard<Arc<ServerView>> {
+        self.0.view.load()
+    }
+
+    /// Told the version of every new picture.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// What the server says outside calls.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<ServerEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// Open links, and calls in flight on them.
+    #[must_use]
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.0.pools.load().values().flat_map(|pool| pool.links.load().iter().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Calls in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Asks the owner to learn the catalog for `capabilities`, without waiting.
+    pub fn refresh(&self, capabilities: CapabilitySet) {
+        let _ = self.0.commands.try_send(Command::Learn { capabilities });
+    }
+
+    /// Tells the owner a log level or a subscription that must survive a new link.
+    pub fn remember(&self, memory: Memory) {
+        let _ = self.0.commands.try_send(Command::Remember(memory));
+    }
+
+    /// The catalog callers with `capabilities` see. One that was never learned is waited for until
+    /// `deadline`; then the nearest one there is, or `None`.
+    pub async fn catalog(&self, capabilities: CapabilitySet, deadline: Instant) -> Option<Arc<Catalog>> {
+        let mut changes = self.changes();
+        let mut asked = false;
+        loop {
+            let view = self.view();
+            if let Some(catalog) = view.catalog(capabilities) {
+                if !catalog.confirmed && !asked && !matches!(view.state, State::Down { .. }) {
+                    self.refresh(capabilities);
+                }
+                return Some(Arc::clone(catalog));
+            }
+            if !asked {
+                asked = true;
+                self.refresh(capabilities);
+            }
+            let nearest = view.nearest_catalog(capabilities).cloned();
+            if matches!(view.state, State::Down { .. } | State::Stopped) {
+                return nearest;
+            }
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return self.peek().nearest_catalog(capabilities).cloned();
+            }
+        }
+    }
+
+    /// Takes a link for a call. The usual case neither waits nor passes the owner.
+    ///
+    /// # Errors
+    /// [`LeaseError::NeedsRoots`] once per caller of a server that follows roots; otherwise why the
+    /// server cannot be reached. A server that is known to be down fails at once.
+    pub async fn lease(&self, want: &Want) -> Result<Lease, LeaseError> {
+        let shared = &self.0;
+        if shared.in_flight.fetch_add(1, Ordering::Relaxed) >= shared.server.max_calls {
+            shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return Err(
+                at_capacity(format!("it has {} calls in flight, which is its limit", shared.server.max_calls)).into()
+            );
+        }
+        // From here on the count is given back by this guard or by the lease.
+        let counted = Counted(Some(Arc::clone(shared)));
+        let opening_until = want.deadline.min(Instant::now() + shared.server.timeout.start);
+        let mut last_try = false;
+        loop {
+            let view = shared.view.load();
+            let key = self.key_for(&view, want)?;
+            let exclusive = self.is_exclusive(&view, want);
+            let pool = shared.pools.load().get(&key).cloned();
+            if let Some(pool) = &pool
+                && let Some(link) = pick(pool, exclusive, want.user)
+            {
+                let shared = counted.keep();
+                return Ok(Lease { link, pool: exclusive.then(|| Arc::clone(pool)), shared });
+            }
+            if let State::Down { reason, retry_at, .. } = &view.state
+                && Instant::now().into_std() < *retry_at
+            {
+                return Err(
+                    UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, reason.to_string()).into()
+                );
+            }
+            drop(view);
+            if last_try {
+                return Err(at_capacity("every session it may have is in use".to_owned()).into());
+            }
+            match self.open(key, exclusive, opening_until).await {
+                Ok(()) => {}
+                Err(error) if error.kind == UpstreamErrorKind::AtCapacity && exclusive && pool.is_some() => {
+                    let pool = pool.expect("invariant: checked in the guard");
+                    let until = want.deadline.min(Instant::now() + LINK_WAIT);
+                    last_try = timeout_at(until, pool.freed.notified()).await.is_err();
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if Instant::now() >= want.deadline {
+                return Err(UpstreamError::new(
+                    UpstreamErrorKind::Timeout,
+                    Outcome::NotMade,
+                    "no session with it became free in time",
+                )
+                .into());
+            }
+        }
+    }
+
+    fn key_for(&self, view: &ServerView, want: &Want) -> Result<LinkKey, LeaseError> {
+        if view.era() == Some(Era::Modern) {
+            return Ok(LinkKey::default());
+        }
+        let follows_roots = view.asks.roots && want.capabilities.has_roots();
+        if follows_roots && want.roots.is_none() {
+            return Err(LeaseError::NeedsRoots);
+        }
+        Ok(LinkKey {
+            capabilities: want.capabilities,
+            share: want.share.clone(),
+            roots: if follows_roots { want.roots.clone() } else { None },
+        })
+    }
+
+    /// Whether the call needs a link to itself: the server asks in ways that name no call, and this
+    /// caller can be asked.
+    fn is_exclusive(&self, view: &ServerView, want: &Want) -> bool {
+        want.purpose == Purpose::Call
+            && view.asks.untied
+            && view.era() == Some(Era::Legacy)
+            && (want.capabilities.has_sampling()
+                || want.capabilities.has_elicitation()
+                || want.capabilities.has_roots())
+    }
+
+    async fn open(&self, key: LinkKey, extra: bool, until: Instant) -> Result<(), UpstreamError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Open { key, extra, reply };
+        let stopped =
+            || UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, "the gateway is stopping it");
+        let late = || UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::NotMade, "it is still starting");
+        match timeout_at(until, self.0.commands.send(command)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(stopped()),
+            Err(_) => return Err(late()),
+        }
+        match timeout_at(until, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// Whether the server is a child process of the gateway.
+    #[must_use]
+    pub fn is_process(&self) -> bool {
+        matches!(self.0.server.transport, Transport::Stdio(_))
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerHandle({})", self.name())
+    }
+}
+
+/// Session state that a new link must be told again.
+#[derive(Debug, Clone)]
+pub enum Memory {
+    /// The most talkative log level any client of the key asked for.
+    LogLevel {
+        /// Which links.
+        key: LinkKey,
+        /// The level's name.
+        level: Box<str>,
+    },
+    /// A resource somebody of the key is subscribed to.
+    Subscribed {
+        /// Which links.
+        key: LinkKey,
+        /// The URI as the server knows it.
+        uri: Arc<str>,
+    },
+    /// Nobody of the key is subscribed to it any more.
+    Unsubscribed {
+        /// Which links.
+        key: LinkKey,
+        /// The URI as the server knows it.
+        uri: Arc<str>,
+    },
+}
+
+/// Gives the count of calls in flight back unless it was handed to a lease.
+struct Counted(Option<Arc<Shared>>);
+
+impl Counted {
+    fn keep(mut self) -> Arc<Shared> {
+        self.0.take().expect("invariant: kept once")
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn at_capacity(message: String) -> UpstreamError {
+    UpstreamError::new(UpstreamErrorKind::AtCapacity, Outcome::NotMade, message)
+}
+
+fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {
+    let links = pool.links.load();
+    if !exclusive {
+        let link = links.iter().find(|link| !link.is_closed())?;
+        link.used_by(user);
+        return Some(Arc::clone(link));
+    }
+    // The link the client had last keeps what the server remembers of it.
+    let mine = links.iter().filter(|link| link.last_user() == user);
+    let others = links.iter().filter(|link| link.last_user() != user);
+    mine.chain(others).find(|link| !link.is_closed() && !link.is_haunted() && link.try_occupy(user)).cloned()
+}

@@ -1,0 +1,31 @@
+//! Owners of upstream servers.
+//!
+//! Each configured server has one long-lived, supervised *owner* task. It opens and closes the
+//! *links* to the server (a child process, a legacy HTTP session, or the one link a modern server
+//! needs), finds out its era, learns its catalog and heals what breaks. What it knows it publishes
+//! as an immutable [`ServerView`]; a call reads the view, takes a [`Lease`] on a link and talks to
+//! the server without passing the owner.
+//!
+//! This crate never learns who is calling: what must be kept apart arrives as an opaque
+//! [`ShareKey`], a [`CapabilitySet`](fairlead_wire::CapabilitySet) and, for servers that follow
+//! them, a set of [`Roots`].
+
+pub mod catalog;
+pub mod event;
+pub mod exchange;
+pub mod handle;
+mod handshake;
+pub mod http_client;
+pub mod link;
+pub mod owner;
+pub mod view;
+
+pub use catalog::{Catalog, Entry, Listing, ListingKind};
+pub use event::ServerEvent;
+pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound};
+pub use fairlead_process::GuardBinary;
+pub use handle::{Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
+pub use http_client::Worker;
+pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
+pub use owner::{Environment, Running, start};
+pub use view::{Asks, ServerView, State};

@@ -1,0 +1,282 @@
+//! One open connection context to a server: a child process, a legacy HTTP session, or the single
+//! link through which a modern server is called. A link is what can be shared between callers, so
+//! its key holds everything that must not be: see [`LinkKey`].
+
+pub(crate) mod http;
+pub(crate) mod inbound;
+pub(crate) mod stdio;
+
+use crate::{
+    exchange::{Prepared, WireExchange},
+    http_client::Worker,
+};
+use bytes::Bytes;
+use fairlead_core::UpstreamError;
+use fairlead_wire::{CapabilitySet, Revision};
+use inbound::Inbound;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+use tokio::time::Instant;
+
+/// What keeps callers apart beyond capabilities and roots. Opaque here; made from the configuration's
+/// `share` and the caller by the gateway. `None` shares the link with everybody of the same key.
+pub type ShareKey = Option<Arc<str>>;
+
+/// A client's roots, for servers that follow them.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// Digest of the set.
+    pub digest: u64,
+    /// The client's `roots/list` result as it came (raw JSON object).
+    pub result: Bytes,
+}
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.result == other.result
+    }
+}
+impl Eq for Roots {}
+impl std::hash::Hash for Roots {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+/// Who may use a link together: equal keys share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct LinkKey {
+    /// What the server was told the client can do (empty for a modern server: it is told per request).
+    pub capabilities: CapabilitySet,
+    /// What the configuration keeps apart.
+    pub share: ShareKey,
+    /// The roots the server is told, where it follows them.
+    pub roots: Option<Arc<Roots>>,
+}
+
+/// What a server said of itself when the link was opened.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Peer {
+    /// The revision in use on the link.
+    #[serde(with = "revision_text")]
+    pub revision: Revision,
+    /// Raw JSON of the capabilities object.
+    pub capabilities: Box<str>,
+    /// Raw JSON of the `serverInfo` object, where there was one.
+    pub server_info: Option<Box<str>>,
+    /// The server's instructions.
+    pub instructions: Option<Box<str>>,
+    /// Raw JSON of the whole answer (`initialize` or `server/discover` result).
+    pub answer: Box<str>,
+}
+
+mod revision_text {
+    use fairlead_wire::Revision;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(revision: &Revision, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(revision.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Revision, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Revision::parse(&text).ok_or_else(|| D::Error::custom("unknown protocol revision"))
+    }
+}
+
+/// How the bytes travel.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Http(http::HttpWire),
+    Stdio(stdio::StdioWire),
+}
+
+/// An open link.
+pub struct Link {
+    pub(crate) id: u64,
+    pub(crate) key: LinkKey,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) wire: Wire,
+    pub(crate) inbound: Arc<Inbound>,
+    next_id: AtomicU64,
+    in_flight: AtomicUsize,
+    busy: AtomicBool,
+    last_user: AtomicU64,
+    opened: Instant,
+    last_used_ms: AtomicU64,
+}
+
+/// Link ids of calls start here: below are those of the handshake.
+const FIRST_CALL_ID: u64 = 100;
+/// A link used by more than one client.
+const MANY: u64 = u64::MAX;
+
+impl Link {
+    pub(crate) fn new(key: LinkKey, peer: Arc<Peer>, wire: Wire, inbound: Arc<Inbound>) -> Self {
+        Self {
+            id: inbound.link,
+            key,
+            peer,
+            wire,
+            inbound,
+            next_id: AtomicU64::new(FIRST_CALL_ID),
+            in_flight: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
+            last_user: AtomicU64::new(0),
+            opened: Instant::now(),
+            last_used_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// What the server said of itself.
+    #[must_use]
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// What the link may be shared by.
+    #[must_use]
+    pub fn key(&self) -> &LinkKey {
+        &self.key
+    }
+
+    /// The name of the server the link leads to.
+    #[must_use]
+    pub fn server_name(&self) -> &str {
+        self.inbound.server.as_str()
+    }
+
+    /// Exchanges in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether the transport is known to be gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inbound.is_closed()
+    }
+
+    /// Process id of the server where it is a child process.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        match &self.wire {
+            Wire::Stdio(wire) => wire.process_id(),
+            Wire::Http(_) => None,
+        }
+    }
+
+    pub(crate) fn take_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+    }
+
+    pub(crate) fn ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.touch();
+    }
+
+    pub(crate) fn touch(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_used_ms.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn idle_for(&self) -> std::time::Duration {
+        let last = std::time::Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed));
+        self.opened.elapsed().saturating_sub(last)
+    }
+
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.opened.elapsed()
+    }
+
+    /// Takes the link for one call alone. `false` when somebody has it.
+    pub(crate) fn try_occupy(&self, user: u64) -> bool {
+        let taken = self.busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if taken {
+            self.used_by(user);
+        }
+        taken
+    }
+
+    pub(crate) fn vacate(&self) {
+        self.busy.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_user(&self) -> u64 {
+        self.last_user.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn used_by(&self, user: u64) {
+        self.last_user.store(user, Ordering::Relaxed);
+        let known = self.inbound.sole_user.load(Ordering::Relaxed);
+        if known == 0 {
+            self.inbound.sole_user.store(user, Ordering::Relaxed);
+        } else if known != user && known != MANY {
+            self.inbound.sole_user.store(MANY, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) async fn send(&self, worker: Worker, prepared: Prepared) -> Result<WireExchange, UpstreamError> {
+        match &self.wire {
+            Wire::Http(wire) => Ok(WireExchange::Http(wire.send(worker, prepared))),
+            Wire::Stdio(wire) => wire.send(prepared).await.map(WireExchange::Stdio),
+        }
+    }
+
+    /// Sends a message that has no answer: a notification, or our answer to the server's question.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not accept it.
+    pub async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
+        match &self.wire {
+            Wire::Http(wire) => wire.push(worker, message).await,
+            Wire::Stdio(wire) => wire.push(message).await,
+        }
+    }
+
+    /// Hands a message to the owner to send when it can: for those who cannot wait.
+    pub fn push_soon(&self, message: Bytes) {
+        self.inbound.tell(crate::event::LinkEvent::Push { link: self.id, message });
+    }
+
+    /// Ends the link: DELETE for a legacy HTTP session, stop for a process. Bounded in time.
+    pub(crate) async fn close(&self) {
+        self.inbound.mark_closed();
+        match &self.wire {
+            Wire::Http(wire) => wire.close().await,
+            Wire::Stdio(wire) => wire.close().await,
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Whether calls were given up on this link that the server may still be working on: a question
+    /// that names no call could belong to one of them.
+    pub(crate) fn is_haunted(&self) -> bool {
+        match &self.wire {
+            Wire::Stdio(wire) => wire.is_haunted(),
+            Wire::Http(_) => false,
+        }
+    }
+}

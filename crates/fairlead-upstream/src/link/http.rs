@@ -1,0 +1,581 @@
+//! Streamable HTTP towards a server, in both eras. Each request is a POST whose answer is JSON or
+//! an event stream; a legacy session adds its id to every request and keeps one GET stream open for
+//! what belongs to no request.
+
+use crate::{
+    exchange::{Final, Item, Prepared},
+    http_client::{HttpClients, Worker},
+    link::inbound::{Inbound, Verdict},
+};
+use bytes::{Bytes, BytesMut};
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
+use fairlead_wire::{
+    Field, Frame, FrameError, Kind, Limits, Method, Revision, header,
+    sse::{SseLimits, SseParser},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header as h};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::ResponseFuture;
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+use tokio::{task::JoinHandle, time::Sleep};
+
+/// Longest text of a failed answer that is read for the log.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Shortest and longest wait before a broken GET stream is opened again.
+const STREAM_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How long closing a session may take.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON_AND_SSE: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// The transport of one HTTP link.
+pub(crate) struct HttpWire {
+    shared: Arc<Shared>,
+    stream: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    clients: HttpClients,
+    uri: Uri,
+    headers: HeaderMap,
+    revision: OnceLock<(Revision, HeaderValue)>,
+    session: OnceLock<HeaderValue>,
+    inbound: Arc<Inbound>,
+    max_message: usize,
+}
+
+impl HttpWire {
+    pub(crate) fn new(
+        clients: HttpClients,
+        uri: Uri,
+        headers: HeaderMap,
+        inbound: Arc<Inbound>,
+        max_message: usize,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                clients,
+                uri,
+                headers,
+                revision: OnceLock::new(),
+                session: OnceLock::new(),
+                inbound,
+                max_message,
+            }),
+            stream: Mutex::new(None),
+        }
+    }
+
+    /// Fixes the revision the link speaks: from here on every request says so.
+    pub(crate) fn settle_on(&self, revision: Revision) {
+        let _ = self.shared.revision.set((revision, HeaderValue::from_static(revision.as_str())));
+    }
+
+    pub(crate) fn send(&self, worker: Worker, prepared: Prepared) -> HttpExchange {
+        let shared = Arc::clone(&self.shared);
+        let modern = shared.revision.get().is_some_and(|(revision, _)| *revision >= Revision::V2026_07_28);
+        let mut request = shared.request(http::Method::POST, Full::new(prepared.bytes));
+        let headers = request.headers_mut();
+        headers.insert(h::CONTENT_TYPE, JSON);
+        headers.insert(h::ACCEPT, JSON_AND_SSE);
+        if modern {
+            if let Ok(method) = HeaderValue::from_str(&prepared.method_text) {
+                headers.insert(header::MCP_METHOD, method);
+            }
+            if let Some(name) = prepared.mcp_name {
+                headers.insert(header::MCP_NAME, name);
+            }
+        }
+        for (name, value) in prepared.headers {
+            headers.append(name, value);
+        }
+        let response = shared.clients.of(worker).request(request);
+        HttpExchange {
+            state: State::Head(response),
+            id: prepared.id,
+            method: prepared.method,
+            shared,
+            worker,
+            last_event: None,
+            retry: STREAM_RETRY.0,
+            resumes: 0,
+        }
+    }
+
+    pub(crate) async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
+        self.shared.push(worker, message).await
+    }
+
+    /// Remembers the session id that came with the answer to `initialize`.
+    pub(crate) fn has_session(&self) -> bool {
+        self.shared.session.get().is_some()
+    }
+
+    /// Keeps a GET stream open for what the server says outside requests. 405 means there is none.
+    pub(crate) fn open_stream(&self) {
+        let shared = Arc::clone(&self.shared);
+        let task = tokio::spawn(async move { shared.listen().await });
+        *self.stream.lock().expect("invariant: no panic under this lock") = Some(task);
+    }
+
+    pub(crate) async fn close(&self) {
+        if let Some(stream) = self.stream.lock().expect("invariant: no panic under this lock").take() {
+            stream.abort();
+        }
+        if self.has_session() {
+            let request = self.shared.request(http::Method::DELETE, Full::default());
+            let sent = self.shared.clients.of(Worker::CONTROL).request(request);
+            if tokio::time::timeout(CLOSE_TIME, sent).await.is_err() {
+                tracing::debug!(server = %self.shared.inbound.server, "the server did not confirm the end of its session");
+            }
+        }
+    }
+}
+
+impl Drop for HttpWire {
+    fn drop(&mut self) {
+        if let Ok(mut stream) = self.stream.lock()
+            && let Some(stream) = stream.take()
+        {
+            stream.abort();
+        }
+    }
+}
+
+impl fmt::Debug for HttpWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpWire").field("session", &self.has_session()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn request(&self, method: http::Method, body: Full<Bytes>) -> Request<Full<Bytes>> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        if let Some((_, revision)) = self.revision.get() {
+            headers.insert(header::MCP_PROTOCOL_VERSION, revision.clone());
+        }
+        if let Some(session) = self.session.get() {
+            headers.insert(header::MCP_SESSION_ID, session.clone());
+        }
+        request
+    }
+
+    async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
+        let mut request = self.request(http::Method::POST, Full::new(message));
+        request.headers_mut().insert(h::CONTENT_TYPE, JSON);
+        request.headers_mut().insert(h::ACCEPT, JSON_AND_SSE);
+        let response = self.clients.of(worker).request(request).await.map_err(transport_error)?;
+        let status = response.status();
+        // Read to the end so that the connection can be used again.
+        let _ = collect(response.into_body(), MAX_ERROR_BODY).await;
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(UpstreamError::new(
+            UpstreamErrorKind::Garbage,
+            Outcome::Unknown,
+            format!("it answered a notification with HTTP {}", status.as_u16()),
+        ))
+    }
+
+    /// Answers a question the link itself can answer; `true` when the caller must be asked.
+    fn must_ask(&self, frame: &Frame, tied: bool) -> bool {
+        match self.inbound.question(frame, tied, false) {
+            Verdict::Ask => true,
+            Verdict::Answer(answer) => {
+                self.inbound.tell(crate::event::LinkEvent::Push { link: self.inbound.link, message: answer });
+                false
+            }
+        }
+    }
+
+    async fn listen(&self) {
+        let worker = Worker::CONTROL;
+        let mut wait = STREAM_RETRY.0;
+        let mut last_id: Option<HeaderValue> = None;
+        loop {
+            let mut request = self.request(http::Method::GET, Full::default());
+            request.headers_mut().insert(h::ACCEPT, SSE);
+            if let Some(id) = &last_id {
+                request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
+            }
+            match self.clients.of(worker).request(request).await {
+                Ok(response) if response.status().is_success() && is_sse(&response) => {
+                    wait = STREAM_RETRY.0;
+                    let mut body = response.into_body();
+                    let mut parser = SseParser::new(SseLimits { max_event: self.max_message });
+                    while let Some(Ok(chunk)) = body.frame().await {
+                        let Ok(data) = chunk.into_data() else { continue };
+                        parser.push(data);
+                        loop {
+                            match parser.next() {
+                                Ok(Some(event)) => {
+                                    if let Some(retry) = event.retry {
+                                        wait = Duration::from_millis(retry).clamp(STREAM_RETRY.0, STREAM_RETRY.1);
+                                    }
+                                    if let Some(id) = event.id.as_deref().and_then(|id| HeaderValue::from_str(id).ok())
+                                    {
+                                        last_id = Some(id);
+                                    }
+                                    if !event.data.is_empty() {
+                                        self.unrelated(event.data);
+                                    }
+                                }
+                                Ok(None) => break,
+                                Err(error) => {
+                                    tracing::warn!(server = %self.inbound.server, %error, "the server's event stream is not valid");
+                                    parser = SseParser::new(SseLimits { max_event: self.max_message });
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                }
+                Ok(response) if response.status() == StatusCode::NOT_FOUND && self.session.get().is_some() => {
+                    self.inbound.closed("the server forgot the session");
+                    return;
+                }
+                Ok(response) if response.status().is_client_error() => return,
+                Ok(_) => {}
+                Err(error) => {
+                    if error.is_connect() {
+                        self.inbound.closed("the connection to the server broke");
+                        return;
+                    }
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(STREAM_RETRY.1);
+        }
+    }
+
+    /// Sorts a message of the GET stream.
+    fn unrelated(&self, data: Bytes) {
+        match Frame::parse(data, &Limits::default()) {
+            Ok(frame) => match frame.kind() {
+                Kind::Notification => self.inbound.notification(frame),
+                Kind::Request => {
+                    // Nobody can be asked on a stream that names no call, so this always declines
+                    // what the link cannot answer itself.
+                    let _ = self.must_ask(&frame, false);
+                }
+                Kind::Result | Kind::Error => {}
+            },
+            Err(error) => {
+                tracing::warn!(server = %self.inbound.server, %error, "not a message on the server's event stream")
+            }
+        }
+    }
+}
+
+fn is_sse<B>(response: &Response<B>) -> bool {
+    response
+        .headers()
+        .get(h::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+}
+
+fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
+    if error.is_connect() {
+        UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, "it cannot be reached").because(error)
+    } else {
+        UpstreamError::new(UpstreamErrorKind::Lost, Outcome::Unknown, "the connection broke before it answered")
+            .because(error)
+    }
+}
+
+/// Reads a body up to `limit`. `None` when it is larger or breaks off.
+async fn collect(mut body: Incoming, limit: usize) -> Option<Bytes> {
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let data = frame.ok()?.into_data().unwrap_or_default();
+        if buffer.len() + data.len() > limit {
+            return None;
+        }
+        buffer.extend_from_slice(&data);
+    }
+    Some(buffer.freeze())
+}
+
+enum State {
+    Head(ResponseFuture),
+    Json {
+        body: Incoming,
+        buffer: BytesMut,
+        first: Option<Bytes>,
+        status: StatusCode,
+    },
+    Stream {
+        body: Incoming,
+        parser: SseParser,
+    },
+    /// The server closed the stream before the answer, which 2025-11-25 lets it do: ask again with
+    /// the last event id after the wait it asked for.
+    Resume {
+        wait: Pin<Box<Sleep>>,
+    },
+    Done,
+}
+
+/// How often a stream that the server closes early is picked up again.
+const MAX_RESUMES: u32 = 100;
+
+/// One POST in flight.
+pub(crate) struct HttpExchange {
+    state: State,
+    id: u64,
+    method: Method,
+    shared: Arc<Shared>,
+    worker: Worker,
+    last_event: Option<HeaderValue>,
+    retry: Duration,
+    resumes: u32,
+}
+
+impl HttpExchange {
+    /// The next message. Cancel safe: all progress is kept in `self`.
+    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+        loop {
+            match &mut self.state {
+                State::Head(response) => {
+                    let response = response.await.map_err(transport_error)?;
+                    self.head(response)?;
+                }
+                State::Json { body, buffer, first, status } => {
+                    while let Some(frame) = body.frame().await {
+                        let data = frame.map_err(|error| broken().because(error))?.into_data().unwrap_or_default();
+                        let so_far = buffer.len() + first.as_ref().map_or(0, Bytes::len);
+                        if so_far + data.len() > self.shared.max_message {
+                            return Err(too_large(self.shared.max_message));
+                        }
+                        // One chunk, the usual case, is used as it is.
+                        match (first.take(), buffer.is_empty()) {
+                            (None, true) => *first = Some(data),
+                            (Some(earlier), _) => {
+                                buffer.extend_from_slice(&earlier);
+                                buffer.extend_from_slice(&data);
+                            }
+                            (None, false) => buffer.extend_from_slice(&data),
+                        }
+                    }
+                    let bytes = first.take().unwrap_or_else(|| std::mem::take(buffer).freeze());
+                    let status = *status;
+                    self.state = State::Done;
+                    return self.json(bytes, status);
+                }
+                State::Stream { body, parser } => {
+                    match parser.next() {
+                        Ok(Some(event)) => {
+                            if let Some(retry) = event.retry {
+                                self.retry = Duration::from_millis(retry).min(STREAM_RETRY.1);
+                            }
+                            if let Some(id) = event.id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+                                self.last_event = Some(id);
+                            }
+                            if event.data.is_empty() {
+                                continue;
+                            }
+                            if let Some(item) = self.event(event.data)? {
+                                return Ok(item);
+                            }
+                            continue;
+                        }
+                        Ok(None) => {}
+                        Err(error) => return Err(garbage("its event stream is not valid").because(error)),
+                    }
+                    match body.frame().await {
+                        Some(Ok(frame)) => {
+                            if let Ok(data) = frame.into_data() {
+                                parser.push(data);
+                            }
+                        }
+                        Some(Err(error)) => self.resume_or(broken().because(error))?,
+                        None => self.resume_or(broken())?,
+                    }
+                }
+                State::Resume { wait } => {
+                    wait.await;
+                    let mut request = self.shared.request(http::Method::GET, Full::default());
+                    request.headers_mut().insert(h::ACCEPT, SSE);
+                    if let Some(id) = &self.last_event {
+                        request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
+                    }
+                    self.state = State::Head(self.shared.clients.of(self.worker).request(request));
+                }
+                State::Done => return Err(broken()),
+            }
+        }
+    }
+
+    /// Gives the exchange up: a modern server takes the closed stream as the cancellation.
+    pub(crate) fn abandon(&mut self) {
+        self.state = State::Done;
+    }
+
+    /// Picks a legacy stream up again where the server gave us a place to do so.
+    fn resume_or(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
+        let legacy = self.shared.revision.get().is_some_and(|(revision, _)| *revision < Revision::V2026_07_28);
+        if !legacy || self.last_event.is_none() || self.resumes >= MAX_RESUMES {
+            return Err(error);
+        }
+        self.resumes += 1;
+        self.state = State::Resume { wait: Box::pin(tokio::time::sleep(self.retry)) };
+        Ok(())
+    }
+
+    fn head(&mut self, response: Response<Incoming>) -> Result<(), UpstreamError> {
+        let status = response.status();
+        if status.is_success()
+            && self.method == Method::Initialize
+            && let Some(session) = response.headers().get(header::MCP_SESSION_ID)
+        {
+            let mut session = session.clone();
+            session.set_sensitive(true);
+            let _ = self.shared.session.set(session);
+        }
+        if status == StatusCode::NOT_FOUND && self.shared.session.get().is_some() {
+            return Err(self.session_lost());
+        }
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            return Err(UpstreamError::new(
+                UpstreamErrorKind::Unavailable,
+                Outcome::NotMade,
+                format!("it refuses the gateway's credentials (HTTP {})", status.as_u16()),
+            ));
+        }
+        if status.is_success() && is_sse(&response) {
+            self.state = State::Stream {
+                body: response.into_body(),
+                parser: SseParser::new(SseLimits { max_event: self.shared.max_message }),
+            };
+        } else {
+            self.state = State::Json { body: response.into_body(), buffer: BytesMut::new(), first: None, status };
+        }
+        Ok(())
+    }
+
+    fn session_lost(&self) -> UpstreamError {
+        self.shared.inbound.closed("the server forgot the session");
+        UpstreamError::new(UpstreamErrorKind::SessionLost, Outcome::NotMade, "it forgot the session")
+    }
+
+    fn json(&self, bytes: Bytes, status: StatusCode) -> Result<Item, UpstreamError> {
+        match Frame::parse(bytes.clone(), &Limits::default()) {
+            Ok(frame) if matches!(frame.kind(), Kind::Result | Kind::Error) => {
+                if self.is_lost_session(&frame, status) {
+                    return Err(self.session_lost());
+                }
+                self.check_id(&frame)?;
+                Ok(Item::Final(Final { frame, status: Some(status.as_u16()) }))
+            }
+            Ok(_) => Err(garbage("it answered with a request")),
+            Err(error) if !status.is_success() => {
+                let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+                tracing::debug!(server = %self.shared.inbound.server, status = status.as_u16(), %error, body = text, "the server answered with an error");
+                let kind =
+                    if status.is_server_error() { UpstreamErrorKind::Unavailable } else { UpstreamErrorKind::Garbage };
+                Err(UpstreamError::new(kind, Outcome::Unknown, format!("it answered with HTTP {}", status.as_u16())))
+            }
+            Err(FrameError::Batch) => Err(garbage("it answered with a batch")),
+            Err(error) => Err(garbage("its answer is not JSON-RPC").because(error)),
+        }
+    }
+
+    /// A real server answers 400 where the specification asks for 404 when it does not know a session.
+    fn is_lost_session(&self, frame: &Frame, status: StatusCode) -> bool {
+        status == StatusCode::BAD_REQUEST
+            && self.shared.session.get().is_some()
+            && frame.kind() == Kind::Error
+            && frame.id().is_none()
+            && frame.str(Field::ErrorMessage).is_some_and(|text| text.to_ascii_lowercase().contains("session"))
+    }
+
+    fn check_id(&self, frame: &Frame) -> Result<(), UpstreamError> {
+        match frame.id() {
+            Some(id) if id.parse() == Ok(self.id) => Ok(()),
+            // An error that could not be tied to a request still is the answer to this POST.
+            None if frame.kind() == Kind::Error => Ok(()),
+            _ => Err(garbage("its answer has another id than the request")),
+        }
+    }
+
+    /// Sorts a message of the answer's stream; `None` when the link dealt with it.
+    fn event(&mut self, data: Bytes) -> Result<Option<Item>, UpstreamError> {
+        let frame = Frame::parse(data, &Limits::default())
+            .map_err(|error| garbage("a message of its event stream is not JSON-RPC").because(error))?;
+        match frame.kind() {
+            Kind::Result | Kind::Error => {
+                self.check_id(&frame)?;
+                self.state = State::Done;
+                Ok(Some(Item::Final(Final { frame, status: None })))
+            }
+            Kind::Request => {
+                if self.shared.must_ask(&frame, true) {
+                    return Ok(Some(Item::Message(frame)));
+                }
+                Ok(None)
+            }
+            Kind::Notification => match frame.method_class() {
+                Method::ToolsListChanged
+                | Method::PromptsListChanged
+                | Method::ResourcesListChanged
+                | Method::ResourceUpdated
+                    if self.method != Method::Listen =>
+                {
+                    self.shared.inbound.notification(frame);
+                    Ok(None)
+                }
+                _ => Ok(Some(Item::Message(frame))),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for HttpExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpExchange").field("id", &self.id).field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+fn broken() -> UpstreamError {
+    UpstreamError::new(UpstreamErrorKind::Lost, Outcome::Unknown, "the connection broke before the answer was complete")
+}
+
+fn garbage(what: &'static str) -> UpstreamError {
+    UpstreamError::new(UpstreamErrorKind::Garbage, Outcome::Unknown, what)
+}
+
+fn too_large(limit: usize) -> UpstreamError {
+    UpstreamError::new(
+        UpstreamErrorKind::TooLarge,
+        Outcome::Unknown,
+        format!("its answer is larger than {limit} bytes"),
+    )
+}
+
+/// Turns configured headers into ones that are never printed.
+pub(crate) fn static_headers<'a>(configured: impl IntoIterator<Item = (&'a HeaderName, &'a str)>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in configured {
+        if let Ok(mut value) = HeaderValue::from_str(value) {
+            value.set_sensitive(true);
+            headers.insert(name.clone(), value);
+        }
+    }
+    let agent = concat!("fairlead/", env!("CARGO_PKG_VERSION"));
+    headers.entry(h::USER_AGENT).or_insert(HeaderValue::from_static(agent));
+    headers
+}

@@ -1,0 +1,133 @@
+//! Sorting what a server says: which message belongs to which call, what the link answers itself,
+//! what goes to the owner.
+//!
+//! The rule that matters: a question of a legacy server that names no call is only handed to a
+//! caller when it can be nobody else's. With one call in flight on the link, and none that was
+//! given up without an answer, it is that call's. Otherwise it is declined, and the owner remembers
+//! that this server asks, so that from then on callers who can be asked get a link of their own.
+
+use crate::{catalog::ListingKind, event::LinkEvent, link::LinkKey};
+use bytes::Bytes;
+use fairlead_core::{Code, ServerName};
+use fairlead_wire::{Field, Frame, Method, message};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+use tokio::sync::mpsc;
+
+/// What a link knows of itself when a message comes in.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) link: u64,
+    pub(crate) server: ServerName,
+    pub(crate) key: LinkKey,
+    pub(crate) events: mpsc::Sender<LinkEvent>,
+    /// 0: nobody used the link yet; `u64::MAX`: several did; else the one client that did.
+    pub(crate) sole_user: AtomicU64,
+    closed: AtomicBool,
+}
+
+/// What to do with a question.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Answer the server with this.
+    Answer(Bytes),
+    /// Ask the caller whose call it belongs to.
+    Ask,
+}
+
+impl Inbound {
+    pub(crate) fn new(link: u64, server: ServerName, key: LinkKey, events: mpsc::Sender<LinkEvent>) -> Self {
+        Self { link, server, key, events, sole_user: AtomicU64::new(0), closed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_closed(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the owner that the transport ended; said once.
+    pub(crate) fn closed(&self, reason: impl Into<String>) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            self.tell(LinkEvent::Closed { link: self.link, reason: reason.into() });
+        }
+    }
+
+    /// Queues an event for the owner. The queue is bounded; what does not fit is made good by the
+    /// owner's periodic look at its links.
+    pub(crate) fn tell(&self, event: LinkEvent) {
+        if self.events.try_send(event).is_err() {
+            tracing::debug!(server = %self.server, "the owner's queue is full; an event was dropped");
+        }
+    }
+
+    /// Decides about a request of the server. `tied`: the transport itself names the call (an SSE
+    /// stream of a POST). `sole`: exactly one call can have caused it.
+    pub(crate) fn question(&self, frame: &Frame, tied: bool, sole: bool) -> Verdict {
+        let id = frame.id().unwrap_or("null");
+        match frame.method_class() {
+            Method::Ping => return Verdict::Answer(message::result(id, "{}")),
+            Method::RootsList => {
+                if let Some(roots) = &self.key.roots {
+                    let result = std::str::from_utf8(&roots.result).unwrap_or("{\"roots\":[]}");
+                    return Verdict::Answer(message::result(id, result));
+                }
+                if self.key.capabilities.has_roots() {
+                    self.tell(LinkEvent::AsksRoots);
+                }
+            }
+            Method::CreateMessage | Method::ElicitationCreate if !tied => {
+                if self.key.capabilities.asks_anything() {
+                    self.tell(LinkEvent::AsksUntied);
+                }
+            }
+            _ => {}
+        }
+        if (tied || sole) && self.key.capabilities.asks_anything() {
+            return Verdict::Ask;
+        }
+        tracing::info!(
+            server = %self.server,
+            method = frame.method(),
+            "declined a question of the server: it names no call, or its caller cannot be asked"
+        );
+        let info = Code::QuestionDeclined.info();
+        Verdict::Answer(message::error(
+            Some(id),
+            info.rpc,
+            &format!("the gateway cannot tell whom to ask ({})", Code::QuestionDeclined.label()),
+            None,
+        ))
+    }
+
+    /// Sorts a notification that belongs to no call.
+    pub(crate) fn notification(&self, frame: Frame) {
+        let list = |kind| LinkEvent::ListChanged { kind };
+        match frame.method_class() {
+            Method::ToolsListChanged => self.tell(list(ListingKind::Tools)),
+            Method::PromptsListChanged => self.tell(list(ListingKind::Prompts)),
+            Method::ResourcesListChanged => {
+                self.tell(list(ListingKind::Resources));
+                self.tell(list(ListingKind::Templates));
+            }
+            Method::ResourceUpdated => {
+                if let Some(uri) = frame.str(Field::Uri).map(|uri| Arc::<str>::from(&*uri)) {
+                    self.tell(LinkEvent::ResourceUpdated { key: self.key.clone(), uri, frame });
+                }
+            }
+            Method::LogMessage | Method::ElicitationComplete | Method::Other => {
+                match self.sole_user.load(Ordering::Relaxed) {
+                    0 | u64::MAX => {
+                        tracing::trace!(server = %self.server, method = frame.method(), "dropped: belongs to no call");
+                    }
+                    user => self.tell(LinkEvent::Untied { user, frame }),
+                }
+            }
+            _ => {}
+        }
+    }
+}

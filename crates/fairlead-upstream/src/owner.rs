@@ -1,0 +1,822 @@
+//! The owner of one server: opens and closes its links, learns its catalog, heals it, publishes the view.
+//!
+//! The owner never stands on the path of a call. It wakes for commands (a call needs a link that is
+//! not there), for events of links (closed, a list changed, the server asked something), for tasks
+//! of its own that finished, and for the next time something is due.
+
+mod backoff;
+mod watch_modern;
+
+use crate::{
+    catalog::{self, Bounds, Catalog, ListingKind, StoredBody},
+    event::{LinkEvent, ServerEvent},
+    handle::{Memory, Pool, ServerHandle, Shared},
+    handshake::Opener,
+    http_client::{HttpClients, Worker},
+    link::{Link, LinkKey, inbound::Inbound},
+    view::{ServerView, State},
+};
+use arc_swap::ArcSwap;
+use backoff::Backoff;
+use fairlead_config::{Server, Start, Transport};
+use fairlead_core::{
+    Clock, Outcome, UpstreamError, UpstreamErrorKind,
+    ports::{CatalogStore, StoredCatalog},
+};
+use fairlead_process::GuardBinary;
+use fairlead_wire::{CapabilitySet, Era, message};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, broadcast, mpsc, oneshot, watch},
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+/// Commands waiting for the owner.
+const COMMAND_QUEUE: usize = 256;
+/// Events of links waiting for the owner.
+const EVENT_QUEUE: usize = 1024;
+/// Events for the gateway that a slow listener may lag behind.
+const BROADCAST: usize = 1024;
+/// Several list changes in a row are answered by one listing.
+const SETTLE: Duration = Duration::from_millis(30);
+/// A link that lived at least this long did not fail to start.
+const STEADY: Duration = Duration::from_secs(10);
+/// How often idle links are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// Subscriptions remembered per key.
+const MAX_SUBSCRIPTIONS: usize = 10_000;
+
+/// What every owner needs from the house.
+#[derive(Clone)]
+pub struct Environment {
+    /// Wall time, for when a catalog was learned.
+    pub clock: Clock,
+    /// Where catalogs are kept.
+    pub store: Arc<dyn CatalogStore>,
+    /// How to start the guard of a child process.
+    pub guard: GuardBinary,
+    /// Worker runtimes, the control runtime not counted.
+    pub workers: usize,
+    /// Servers that may be starting at the same time; calls do not wait for it.
+    pub starts: Arc<Semaphore>,
+    /// How TLS towards servers is checked ([`crate::http_client::tls_config`]).
+    pub tls: Arc<rustls::ClientConfig>,
+    /// Counts every change of any server that prepared lists depend on.
+    pub epoch: Arc<std::sync::atomic::AtomicU64>,
+    /// Bounds of catalogs.
+    pub catalog: fairlead_config::Catalog,
+}
+
+/// What handles ask of the owner.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Open { key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>> },
+    Learn { capabilities: CapabilitySet },
+    Remember(Memory),
+    Stop { done: oneshot::Sender<()> },
+}
+
+/// An owner that runs. Dropping it aborts the owner and with it everything it holds.
+#[derive(Debug)]
+pub struct Running {
+    handle: ServerHandle,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// The handle for calls.
+    #[must_use]
+    pub fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    /// Closes every link, gracefully and within bounds, and ends the owner.
+    pub async fn stop(mut self) {
+        let (done, stopped) = oneshot::channel();
+        if self.handle.0.commands.send(Command::Stop { done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts the owner of `server` on the current runtime. `stored` are its records of earlier runs.
+#[must_use]
+pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Environment) -> Running {
+    let clients = match &server.transport {
+        Transport::Http(_) => Some(HttpClients::new(
+            environment.workers + 1,
+            server.timeout.connect,
+            &server.connections,
+            &environment.tls,
+        )),
+        Transport::Stdio(_) => None,
+    };
+    let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+    let (event_sender, event_queue) = mpsc::channel(EVENT_QUEUE);
+    let (changed, _) = watch::channel(0);
+    let (events, _) = broadcast::channel(BROADCAST);
+    let mut view = ServerView::new();
+    let primary = restore(&server, stored, &mut view);
+    let shared = Arc::new(Shared {
+        server: Arc::clone(&server),
+        view: ArcSwap::from_pointee(view),
+        pools: ArcSwap::default(),
+        changed,
+        commands,
+        events,
+        in_flight: std::sync::atomic::AtomicUsize::new(0),
+    });
+    let owner = Owner {
+        opener: Arc::new(Opener { server, guard: environment.guard.clone(), clients }),
+        environment: environment.clone(),
+        shared: Arc::clone(&shared),
+        command_queue,
+        event_sender,
+        event_queue,
+        tasks: JoinSet::new(),
+        opening: HashMap::new(),
+        learning: HashSet::new(),
+        watchers: HashMap::new(),
+        backoff: Backoff::default(),
+        retry: None,
+        primary: LinkKey { capabilities: primary, share: None, roots: None },
+        dirty: Vec::new(),
+        relist_at: None,
+        refresh_at: Instant::now() + environment.catalog.refresh,
+        next_link: 1,
+        levels: HashMap::new(),
+        subscriptions: HashMap::new(),
+    };
+    let task = tokio::spawn(owner.run());
+    Running { handle: ServerHandle(shared), task }
+}
+
+/// Puts the stored catalogs into the first view; returns the capability set used last.
+fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut ServerView) -> CapabilitySet {
+    let identity = server.identity();
+    let mut catalogs = HashMap::new();
+    let (mut latest, mut primary) = (0, CapabilitySet::BARE);
+    for record in stored.into_iter().filter(|record| record.identity == identity) {
+        let Some(capabilities) = catalog::stored_key(&record.capabilities) else { continue };
+        match serde_json::from_str::<StoredBody>(&record.body) {
+            Ok(body) => {
+                catalogs.insert(capabilities, Arc::new(body.catalog(record.learned_ms)));
+                if record.learned_ms >= latest {
+                    latest = record.learned_ms;
+                    primary = capabilities;
+                    view.asks = body.asks;
+                    view.peer = Some(Arc::new(body.peer));
+                }
+            }
+            Err(error) => tracing::warn!(server = %server.name, %error, "a stored catalog cannot be read"),
+        }
+    }
+    view.catalogs = Arc::new(catalogs);
+    primary
+}
+
+struct Waiting {
+    replies: Vec<oneshot::Sender<Result<(), UpstreamError>>>,
+}
+
+enum Done {
+    Opened { key: LinkKey, result: Result<Link, UpstreamError> },
+    Learned { capabilities: CapabilitySet, kinds: Vec<ListingKind>, result: Result<Catalog, UpstreamError> },
+    Other,
+}
+
+struct Owner {
+    opener: Arc<Opener>,
+    environment: Environment,
+    shared: Arc<Shared>,
+    command_queue: mpsc::Receiver<Command>,
+    event_sender: mpsc::Sender<LinkEvent>,
+    event_queue: mpsc::Receiver<LinkEvent>,
+    tasks: JoinSet<Done>,
+    opening: HashMap<LinkKey, Waiting>,
+    learning: HashSet<CapabilitySet>,
+    /// Listen streams of modern links, by link id.
+    watchers: HashMap<u64, AbortHandle>,
+    backoff: Backoff,
+    /// When to try the primary link again by ourselves.
+    retry: Option<Instant>,
+    primary: LinkKey,
+    dirty: Vec<ListingKind>,
+    relist_at: Option<Instant>,
+    refresh_at: Instant,
+    next_link: u64,
+    levels: HashMap<LinkKey, Box<str>>,
+    subscriptions: HashMap<LinkKey, HashSet<Arc<str>>>,
+}
+
+impl Owner {
+    async fn run(mut self) {
+        self.open(self.primary.clone(), true);
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let due = [Some(look), self.retry, self.relist_at].into_iter().flatten().min().unwrap_or(look);
+            tokio::select! {
+                command = self.command_queue.recv() => match command {
+                    Some(Command::Stop { done }) => {
+                        self.stop().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.command(command),
+                    None => return self.stop().await,
+                },
+                Some(event) = self.event_queue.recv() => self.event(event),
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => tracing::error!(server = %self.name(), %error, "a task of the owner failed"),
+                },
+                () = sleep_until(due) => {}
+            }
+            let now = Instant::now();
+            if self.retry.is_some_and(|at| at <= now) {
+                self.retry = None;
+                self.open(self.primary.clone(), false);
+            }
+            if self.relist_at.is_some_and(|at| at <= now) {
+                self.relist_at = None;
+                self.relist();
+            }
+            if look <= now {
+                look = now + LOOK;
+                self.look();
+            }
+        }
+    }
+
+    fn name(&self) -> &fairlead_core::ServerName {
+        &self.shared.server.name
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut ServerView)) {
+        let mut view = ServerView::clone(&self.shared.view.load());
+        let before = view.catalog_version;
+        change(&mut view);
+        view.version += 1;
+        let (version, lists_differ) = (view.version, view.catalog_version != before);
+        self.shared.view.store(Arc::new(view));
+        if lists_differ {
+            self.environment.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+        }
+        self.shared.changed.send_replace(version);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Open { key, extra, reply } => self.open_for(key, extra, reply),
+            Command::Learn { capabilities } => self.learn(capabilities, &ListingKind::ALL),
+            Command::Remember(memory) => self.remember(memory),
+            Command::Stop { .. } => unreachable!("handled in the loop"),
+        }
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        match memory {
+            Memory::LogLevel { key, level } => {
+                self.levels.insert(key, level);
+            }
+            Memory::Subscribed { key, uri } => {
+                let uris = self.subscriptions.entry(key).or_default();
+                if uris.len() < MAX_SUBSCRIPTIONS {
+                    uris.insert(uri);
+                }
+            }
+            Memory::Unsubscribed { key, uri } => {
+                if let Some(uris) = self.subscriptions.get_mut(&key) {
+                    uris.remove(&uri);
+                }
+            }
+        }
+    }
+
+    fn pool(&self, key: &LinkKey) -> Option<Arc<Pool>> {
+        self.shared.pools.load().get(key).cloned()
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        ServerHandle(Arc::clone(&self.shared)).links()
+    }
+
+    /// A call wants a link.
+    fn open_for(&mut self, key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>>) {
+        let open = self.pool(&key).is_some_and(|pool| pool.links.load().iter().any(|link| !link.is_closed()));
+        if open && !extra {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        if let Some(waiting) = self.opening.get_mut(&key) {
+            waiting.replies.push(reply);
+            return;
+        }
+        let cap = self.shared.server.max_sessions;
+        if self.links().len() + self.opening.len() >= cap && !self.close_an_idle_link(&key) {
+            let _ = reply.send(Err(UpstreamError::new(
+                UpstreamErrorKind::AtCapacity,
+                Outcome::NotMade,
+                format!("it has {cap} sessions, which is its limit (`max_sessions`)"),
+            )));
+            return;
+        }
+        self.open(key.clone(), false);
+        if let Some(waiting) = self.opening.get_mut(&key) {
+            waiting.replies.push(reply);
+        }
+    }
+
+    /// Makes room for `key` by closing the link that was idle longest.
+    fn close_an_idle_link(&mut self, key: &LinkKey) -> bool {
+        let idle = self
+            .links()
+            .into_iter()
+            .filter(|link| link.key() != key && link.in_flight() == 0 && !link.is_occupied())
+            .max_by_key(|link| link.idle_for());
+        match idle {
+            Some(link) => {
+                self.close(&link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn open(&mut self, key: LinkKey, queued: bool) {
+        if self.opening.contains_key(&key) {
+            return;
+        }
+        self.opening.insert(key.clone(), Waiting { replies: Vec::new() });
+        let inbound = Inbound::new(self.next_link, self.name().clone(), key.clone(), self.event_sender.clone());
+        self.next_link += 1;
+        let opener = Arc::clone(&self.opener);
+        let hint = self.shared.view.load().era();
+        let starts = queued.then(|| Arc::clone(&self.environment.starts));
+        self.tasks.spawn(async move {
+            // At start-up servers queue for their turn; a call never does.
+            let _turn = match starts {
+                Some(starts) => starts.acquire_owned().await.ok(),
+                None => None,
+            };
+            let result = opener.open(inbound, hint).await;
+            Done::Opened { key, result }
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened { key, result: Ok(link) } => self.opened(&key, link),
+            Done::Opened { key, result: Err(error) } => self.failed(&key, error),
+            Done::Learned { capabilities, kinds, result } => self.learned(capabilities, &kinds, result),
+            Done::Other => {}
+        }
+    }
+
+    fn opened(&mut self, wanted: &LinkKey, link: Link) {
+        let link = Arc::new(link);
+        link.touch();
+        self.backoff.succeeded();
+        self.retry = None;
+        let key = link.key().clone();
+        let mut pools = HashMap::clone(&self.shared.pools.load());
+        let pool = Arc::clone(pools.entry(key.clone()).or_default());
+        let mut links = Vec::clone(&pool.links.load());
+        links.retain(|link| !link.is_closed());
+        links.push(Arc::clone(&link));
+        pool.links.store(Arc::new(links));
+        self.shared.pools.store(Arc::new(pools));
+        if key.share.is_none() && key.roots.is_none() && link.peer().revision.era() == Era::Modern {
+            self.primary = key.clone();
+        }
+        tracing::info!(
+            server = %self.name(),
+            revision = link.peer().revision.as_str(),
+            process = link.process_id(),
+            "connected to the server"
+        );
+        self.publish(|view| {
+            view.state = State::Ready;
+            if view.peer.as_ref().is_none_or(|peer| peer.answer != link.peer().answer) {
+                view.catalog_version += 1;
+            }
+            view.peer = Some(Arc::clone(link.peer()));
+        });
+        pool.freed.notify_one();
+        if let Some(waiting) = self.opening.remove(wanted) {
+            for reply in waiting.replies {
+                let _ = reply.send(Ok(()));
+            }
+        }
+        self.restore_session(&link);
+        if link.peer().revision.era() == Era::Modern {
+            self.watch(&link);
+        }
+        let capabilities = self.shared.view.load().catalog_key(key.capabilities);
+        let known = self.shared.view.load().catalogs.get(&capabilities).is_some_and(|catalog| catalog.confirmed);
+        if !known {
+            self.learn_over(&link, capabilities, &ListingKind::ALL);
+        } else if !self.shared.view.load().fresh {
+            self.publish(|view| {
+                view.fresh = true;
+                view.catalog_version += 1;
+            });
+        }
+    }
+
+    /// Tells a new legacy link what its clients had told the one before.
+    fn restore_session(&mut self, link: &Arc<Link>) {
+        if link.peer().revision.era() != Era::Legacy {
+            return;
+        }
+        let level = self.levels.get(link.key()).cloned();
+        let uris: Vec<_> = self.subscriptions.get(link.key()).into_iter().flatten().cloned().collect();
+        if level.is_none() && uris.is_empty() {
+            return;
+        }
+        let link = Arc::clone(link);
+        let deadline = Instant::now() + self.shared.server.timeout.start;
+        self.tasks.spawn(async move {
+            if let Some(level) = level {
+                let params = format!("{{\"level\":{}}}", message::quote(&level));
+                let _ = catalog::ask(&link, "logging/setLevel", Some(&params), deadline).await;
+            }
+            for uri in uris {
+                let params = format!("{{\"uri\":{}}}", message::quote(&uri));
+                if catalog::ask(&link, "resources/subscribe", Some(&params), deadline).await.is_err() {
+                    break;
+                }
+            }
+            Done::Other
+        });
+    }
+
+    fn watch(&mut self, link: &Arc<Link>) {
+        if !watch_modern::worth_it(link) {
+            return;
+        }
+        let watching = watch_modern::watch(Arc::downgrade(link), Arc::clone(&link.inbound));
+        let task = self.tasks.spawn(async move {
+            watching.await;
+            Done::Other
+        });
+        self.watchers.insert(link.id, task);
+    }
+
+    fn failed(&mut self, key: &LinkKey, error: UpstreamError) {
+        let wait = self.backoff.failed();
+        let cause = error.cause.as_ref().map(|cause| chain(cause.as_ref()));
+        tracing::warn!(server = %self.name(), cause, retry_in = ?wait, "cannot connect to the server: {error}");
+        let retry_at = Instant::now() + wait;
+        if self.links().iter().all(|link| link.is_closed()) {
+            self.retry = Some(retry_at);
+            let reason: Arc<str> = error.to_string().into();
+            let failures = self.backoff.failures();
+            self.publish(|view| {
+                view.state = State::Down { reason, retry_at: retry_at.into_std(), failures };
+                if view.fresh || view.catalog_version == 0 {
+                    view.fresh = false;
+                    view.catalog_version += 1;
+                }
+            });
+        }
+        if let Some(waiting) = self.opening.remove(key) {
+            for reply in waiting.replies {
+                let _ = reply.send(Err(UpstreamError::new(error.kind, error.outcome, error.message.clone())));
+            }
+        }
+    }
+
+    fn event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Closed { link, reason } => self.closed(link, &reason),
+            LinkEvent::ListChanged { kind } => {
+                if !self.dirty.contains(&kind) {
+                    self.dirty.push(kind);
+                }
+                self.relist_at.get_or_insert(Instant::now() + SETTLE);
+            }
+            LinkEvent::ResourceUpdated { key, uri, frame } => {
+                let _ = self.shared.events.send(ServerEvent::ResourceUpdated { key, uri, frame });
+            }
+            LinkEvent::Untied { user, frame } => {
+                let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
+            }
+            LinkEvent::AsksRoots => self.remember_asks(|asks| asks.roots = true),
+            LinkEvent::AsksUntied => self.remember_asks(|asks| asks.untied = true),
+            LinkEvent::Push { link, message } => {
+                if let Some(link) = self.links().into_iter().find(|open| open.id == link) {
+                    self.tasks.spawn(async move {
+                        let _ = tokio::time::timeout(SETTLE * 100, link.push(Worker::CONTROL, message)).await;
+                        Done::Other
+                    });
+                }
+            }
+        }
+    }
+
+    fn remember_asks(&mut self, change: impl FnOnce(&mut crate::view::Asks)) {
+        let mut asks = self.shared.view.load().asks;
+        let before = asks;
+        change(&mut asks);
+        if asks == before {
+            return;
+        }
+        tracing::info!(server = %self.name(), roots = asks.roots, untied = asks.untied, "the server asks its client; remembered");
+        self.publish(|view| view.asks = asks);
+        let catalogs: Vec<_> =
+            self.shared.view.load().catalogs.iter().map(|(key, catalog)| (*key, Arc::clone(catalog))).collect();
+        for (capabilities, catalog) in catalogs {
+            self.save(capabilities, &catalog);
+        }
+    }
+
+    /// A link is gone without our doing.
+    fn closed(&mut self, id: u64, reason: &str) {
+        let Some(link) = self.forget(id) else { return };
+        tracing::warn!(server = %self.name(), "lost the connection to the server: {reason}");
+        if link.age() < STEADY {
+            self.backoff.failed();
+        }
+        if self.links().is_empty() {
+            let wait = if link.age() < STEADY { self.backoff.wait() } else { Duration::ZERO };
+            let retry_at = Instant::now() + wait;
+            self.retry = Some(retry_at);
+            let reason: Arc<str> = reason.into();
+            let failures = self.backoff.failures();
+            self.publish(|view| {
+                view.state = if wait.is_zero() {
+                    State::Starting
+                } else {
+                    State::Down { reason, retry_at: retry_at.into_std(), failures }
+                };
+                view.catalogs = Arc::new(
+                    view.catalogs.iter().map(|(key, catalog)| (*key, Arc::new(catalog.unconfirmed()))).collect(),
+                );
+                view.fresh = false;
+                view.catalog_version += 1;
+            });
+        }
+    }
+
+    /// Takes a link out of its pool.
+    fn forget(&mut self, id: u64) -> Option<Arc<Link>> {
+        let mut pools = HashMap::clone(&self.shared.pools.load());
+        let mut found = None;
+        pools.retain(|_, pool| {
+            let links = pool.links.load();
+            if let Some(link) = links.iter().find(|link| link.id == id) {
+                found = Some(Arc::clone(link));
+                let rest: Vec<_> = links.iter().filter(|link| link.id != id).cloned().collect();
+                let keep = !rest.is_empty();
+                pool.links.store(Arc::new(rest));
+                return keep;
+            }
+            true
+        });
+        self.shared.pools.store(Arc::new(pools));
+        if let Some(watcher) = self.watchers.remove(&id) {
+            watcher.abort();
+        }
+        found
+    }
+
+    /// Closes a link in the background.
+    fn close(&mut self, link: &Arc<Link>) {
+        self.forget(link.id);
+        let link = Arc::clone(link);
+        self.tasks.spawn(async move {
+            link.close().await;
+            Done::Other
+        });
+    }
+
+    /// Looks after what is idle and what is due.
+    fn look(&mut self) {
+        let server = Arc::clone(&self.shared.server);
+        for link in self.links() {
+            if link.is_closed() {
+                self.closed(link.id, "the connection broke");
+                continue;
+            }
+            let haunted = link.is_haunted() && !link.is_occupied() && link.idle_for() > server.timeout.idle;
+            let unused = link.in_flight() == 0 && link.idle_for() > server.idle_stop;
+            let spare = match server.transport {
+                Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
+                Transport::Http(_) => *link.key() != self.primary,
+            };
+            if haunted || (unused && spare) {
+                tracing::debug!(server = %server.name, link = link.id, "closing a link that nobody uses");
+                self.close(&link);
+            }
+        }
+        if self.links().is_empty() && self.opening.is_empty() && matches!(self.shared.view.load().state, State::Ready) {
+            self.publish(|view| view.state = State::Idle);
+        }
+        if Instant::now() >= self.refresh_at {
+            self.refresh_at = Instant::now() + self.environment.catalog.refresh;
+            let announces =
+                self.shared.view.load().peer.as_ref().is_some_and(|peer| peer.capabilities.contains("listChanged"));
+            if !announces {
+                self.dirty = ListingKind::ALL.to_vec();
+                self.relist();
+            }
+        }
+    }
+
+    /// Lists what changed, for every capability set whose link is open; the other catalogs are due
+    /// when somebody asks for them.
+    fn relist(&mut self) {
+        let kinds = std::mem::take(&mut self.dirty);
+        if kinds.is_empty() {
+            return;
+        }
+        let mut open: HashMap<CapabilitySet, Arc<Link>> = HashMap::new();
+        for link in self.links().into_iter().filter(|link| !link.is_closed()) {
+            open.entry(self.shared.view.load().catalog_key(link.key().capabilities)).or_insert(link);
+        }
+        let view = self.shared.view.load_full();
+        if view.catalogs.keys().any(|key| !open.contains_key(key)) {
+            self.publish(|view| {
+                view.catalogs = Arc::new(
+                    view.catalogs
+                        .iter()
+                        .map(|(key, catalog)| {
+                            let current = if open.contains_key(key) {
+                                Arc::clone(catalog)
+                            } else {
+                                Arc::new(catalog.unconfirmed())
+                            };
+                            (*key, current)
+                        })
+                        .collect(),
+                );
+            });
+        }
+        for (capabilities, link) in open {
+            if self.learning.contains(&capabilities) {
+                // A listing is under way; what changed meanwhile is looked at after it.
+                self.dirty.clone_from(&kinds);
+                self.relist_at = Some(Instant::now() + SETTLE);
+            } else {
+                self.learn_over(&link, capabilities, &kinds);
+            }
+        }
+    }
+
+    fn learn(&mut self, capabilities: CapabilitySet, kinds: &[ListingKind]) {
+        let view = self.shared.view.load_full();
+        let capabilities = view.catalog_key(capabilities);
+        if self.learning.contains(&capabilities) {
+            return;
+        }
+        if !view.catalogs.contains_key(&capabilities)
+            && view.catalogs.len() >= self.environment.catalog.max_capability_sets
+        {
+            tracing::debug!(server = %self.name(), "as many capability sets as `catalog.max_capability_sets` allows; the nearest catalog serves");
+            return;
+        }
+        let link = self
+            .links()
+            .into_iter()
+            .find(|link| !link.is_closed() && view.catalog_key(link.key().capabilities) == capabilities);
+        match link {
+            Some(link) => self.learn_over(&link, capabilities, kinds),
+            None => {
+                let down = matches!(&view.state, State::Down { retry_at, .. } if Instant::now().into_std() < *retry_at);
+                let full = self.links().len() + self.opening.len() >= self.shared.server.max_sessions;
+                if !down && !full {
+                    let key = if view.era() == Some(Era::Modern) {
+                        LinkKey::default()
+                    } else {
+                        LinkKey { capabilities, share: None, roots: None }
+                    };
+                    self.open(key, false);
+                }
+            }
+        }
+    }
+
+    fn learn_over(&mut self, link: &Arc<Link>, capabilities: CapabilitySet, kinds: &[ListingKind]) {
+        if !self.learning.insert(capabilities) {
+            return;
+        }
+        let link = Arc::clone(link);
+        let kinds = kinds.to_vec();
+        let before = self.shared.view.load().catalogs.get(&capabilities).cloned();
+        // A part can only be listed anew when the rest is there.
+        let kinds = if before.is_some() { kinds } else { ListingKind::ALL.to_vec() };
+        let bounds =
+            Bounds { max_items: self.environment.catalog.max_items, max_bytes: self.environment.catalog.max_bytes };
+        let now_ms = self.environment.clock.unix_ms();
+        let deadline = Instant::now() + self.shared.server.timeout.start;
+        self.tasks.spawn(async move {
+            let result = catalog::learn(&link, &kinds, before.as_deref(), bounds, now_ms, deadline).await;
+            Done::Learned { capabilities, kinds, result }
+        });
+    }
+
+    fn learned(&mut self, capabilities: CapabilitySet, kinds: &[ListingKind], result: Result<Catalog, UpstreamError>) {
+        self.learning.remove(&capabilities);
+        match result {
+            Ok(catalog) => {
+                let catalog = Arc::new(catalog);
+                let before = self.shared.view.load().catalogs.get(&capabilities).cloned();
+                let changed: Vec<_> = kinds
+                    .iter()
+                    .copied()
+                    .filter(|&kind| before.as_ref().is_none_or(|before| !same(before, &catalog, kind)))
+                    .collect();
+                self.publish(|view| {
+                    let mut catalogs = HashMap::clone(&view.catalogs);
+                    catalogs.insert(capabilities, Arc::clone(&catalog));
+                    view.catalogs = Arc::new(catalogs);
+                    if !changed.is_empty() || !view.fresh {
+                        view.catalog_version += 1;
+                    }
+                    view.fresh = true;
+                });
+                for kind in changed {
+                    let _ = self.shared.events.send(ServerEvent::ListChanged(kind));
+                }
+                self.save(capabilities, &catalog);
+            }
+            Err(error) => {
+                tracing::warn!(server = %self.name(), "cannot list what the server has: {error}");
+                self.publish(|view| view.catalog_version += 1);
+                if self.shared.view.load().catalogs.is_empty() && self.retry.is_none() {
+                    // Nothing was ever learned: keep trying, as a server that cannot list is of no use.
+                    self.dirty = ListingKind::ALL.to_vec();
+                    self.relist_at = Some(Instant::now() + self.backoff.failed());
+                }
+            }
+        }
+    }
+
+    fn save(&mut self, capabilities: CapabilitySet, catalog: &Catalog) {
+        let view = self.shared.view.load_full();
+        let Some(peer) = &view.peer else { return };
+        let Ok(body) = serde_json::to_string(&StoredBody::new(peer, view.asks, catalog)) else { return };
+        let record = StoredCatalog {
+            server: self.name().to_string(),
+            identity: self.shared.server.identity(),
+            capabilities: capabilities.key(),
+            body,
+            learned_ms: catalog.learned_ms,
+        };
+        let store = Arc::clone(&self.environment.store);
+        self.tasks.spawn(async move {
+            if let Err(error) = store.save(record).await {
+                tracing::warn!(%error, cause = chain(error.cause.as_ref()), "a catalog was not stored");
+            }
+            Done::Other
+        });
+    }
+
+    async fn stop(&mut self) {
+        self.publish(|view| view.state = State::Stopped);
+        for (_, watcher) in self.watchers.drain() {
+            watcher.abort();
+        }
+        let links = self.links();
+        self.shared.pools.store(Arc::default());
+        self.opening.clear();
+        let mut closing = JoinSet::new();
+        for link in links {
+            closing.spawn(async move { link.close().await });
+        }
+        while closing.join_next().await.is_some() {}
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Whether two catalogs list the same.
+fn same(a: &Catalog, b: &Catalog, kind: ListingKind) -> bool {
+    let (a, b) = (a.listing(kind), b.listing(kind));
+    a.entries.len() == b.entries.len() && a.entries.iter().zip(&b.entries).all(|(a, b)| a.raw == b.raw)
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,160 @@
+//! The admin listener: metrics and probes for operators.
+//!
+//! It has no authentication, so it listens on loopback unless configured otherwise, and on loopback
+//! it answers only to loopback names: a web page that points a foreign name at 127.0.0.1 learns nothing.
+
+use crate::control::{ServerRow, server_row};
+use bytes::Bytes;
+use fairlead_core::Code;
+use fairlead_gateway::Gateway;
+use fairlead_observe::{GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, PoisonError},
+};
+
+/// Connections at most.
+pub(crate) const MAX_CONNECTIONS: usize = 256;
+
+/// What the admin listener shows.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) gateway: Gateway,
+    pub(crate) metrics: Metrics,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+}
+
+impl Admin {
+    /// Answers one request.
+    pub(crate) async fn handle(self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if self.address.ip().is_loopback() && !names_loopback(request.headers(), request.uri().host()) {
+            let code = Code::ForeignOrigin.label();
+            return text(StatusCode::FORBIDDEN, format!("this listener answers to loopback names only ({code})\n"));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
+        }
+        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
+        match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/health/live" => self.health(true, verbose),
+            "/health/ready" => self.health(self.gateway.is_ready(), verbose),
+            // This listener is opened once everything else stands.
+            "/health/startup" => self.health(true, verbose),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "there is /metrics, /health/live, /health/ready and /health/startup ({})\n",
+                    Code::UnknownPath.label()
+                ),
+            ),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut response = text(StatusCode::OK, self.metrics.encode());
+        let kind = HeaderValue::from_static(OPENMETRICS_CONTENT_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+
+    fn health(&self, ok: bool, verbose: bool) -> Response<Full<Bytes>> {
+        let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let word = if ok { "ok" } else { "unavailable" };
+        if !verbose {
+            return text(status, format!("{word}\n"));
+        }
+        let servers: Vec<ServerRow> = self.gateway.servers().iter().map(server_row).collect();
+        let body = serde_json::json!({ "status": word, "version": env!("CARGO_PKG_VERSION"), "servers": servers });
+        let mut response = text(status, format!("{body:#}\n"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// The states a server can be in, for the metric that names them all.
+const STATES: &[&str] = &["starting", "ready", "idle", "down", "stopped"];
+
+/// What is measured when somebody looks. Emptied at the end, because the gateway itself holds the metrics that hold this.
+#[derive(Default)]
+pub(crate) struct Watched(Mutex<Option<Gateway>>);
+
+impl Watched {
+    /// Begins, or ends, to look at a gateway.
+    pub(crate) fn set(&self, gateway: Option<Gateway>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gateway;
+    }
+}
+
+impl Gauges for Watched {
+    fn read(&self, out: &mut GaugeSink) {
+        let Some(gateway) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let counts = gateway.counts();
+        out.sessions(counts.sessions);
+        out.streams(counts.streams);
+        out.calls_in_flight(counts.calls);
+        for server in gateway.servers() {
+            let links = server.links();
+            let name = server.name().as_str();
+            out.processes(links.iter().filter(|link| link.process_id().is_some()).count());
+            out.links(name, links.len());
+            out.server_state(name, server.peek().state.word(), STATES);
+        }
+    }
+}
+
+/// Whether the request is addressed to this machine by a loopback name.
+fn names_loopback(headers: &HeaderMap, authority: Option<&str>) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        (None, _) => authority,
+        (Some(_), Some(_)) => None,
+    };
+    let Some(host) = host else { return false };
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_answered() {
+        for (host, ok) in [
+            ("127.0.0.1:8643", true),
+            ("127.1.2.3", true),
+            ("localhost:1", true),
+            ("LOCALHOST", true),
+            ("[::1]:8643", true),
+            ("evil.example:8643", false),
+            ("10.0.0.1", false),
+            ("localhost.evil.example", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            assert_eq!(names_loopback(&headers, None), ok, "{host}");
+        }
+        assert!(!names_loopback(&HeaderMap::new(), None));
+        let mut two = HeaderMap::new();
+        two.append(header::HOST, HeaderValue::from_static("localhost"));
+        two.append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert!(!names_loopback(&two, None));
+    }
+}

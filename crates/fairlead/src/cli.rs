@@ -1,0 +1,183 @@
+//! The command line: what can be written, not what it does.
+//!
+//! stdout carries data, stderr everything else. The one environment variable that is read here is
+//! `FAIRLEAD_URL`.
+
+use clap::{Args, Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+const EXIT_CODES: &str = "Exit codes: 0 ok; 1 wrong usage or any other failure; 3 not authorised; \
+    4 the gateway or the server is unreachable; 5 the tool reported an error.";
+
+/// One dependable MCP endpoint in front of any number of MCP servers.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the gateway. Without a file: `fairlead.yaml` if there is one, else the bundled demo servers
+    Up(Up),
+    /// Validate a configuration; each problem is shown with its place, the reason and a hint
+    Check(Check),
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Serve one client on stdin and stdout through the running gateway, which is started if need be
+    Stdio(Stdio),
+    /// List the servers with their state
+    Servers(Listing),
+    /// List the tools as clients see them
+    Tools(Listing),
+    /// List the resources and resource templates as clients see them
+    Resources(Listing),
+    /// List the prompts as clients see them
+    Prompts(Listing),
+    /// Call a tool; its result goes to stdout, progress to stderr
+    Call(Call),
+    /// Say why a tool, prompt or resource is or is not available
+    Explain(Explain),
+    /// Read the servers of a client's configuration and print them as a configuration of the gateway
+    Import(Import),
+    /// Run one of the bundled servers
+    DemoServer(DemoServer),
+}
+
+/// The files a configuration is made of.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Files {
+    /// Configuration file (YAML, JSON or TOML); several are layers, later ones win
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub(crate) config: Vec<PathBuf>,
+}
+
+/// Which gateway a command is about.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Which {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// MCP endpoint of a gateway elsewhere, instead of the local one of the configuration
+    #[arg(long, value_name = "URL", env = "FAIRLEAD_URL", hide_env_values = true)]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Started by `fairlead stdio`: leave the terminal, end when nobody is served any more
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) files: Files,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stdio {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Run a gateway of its own, which nobody else shares and which ends with this client
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) private: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// The tool's name as `fairlead tools` shows it
+    pub(crate) name: String,
+    /// Its arguments: a JSON object, `@FILE`, or `-` for stdin; none means `{}`
+    #[arg(value_name = "JSON")]
+    pub(crate) arguments: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print the whole result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Give up after this long, for example `30s` or `5m`
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A tool, prompt or resource, as clients see it
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// A client (`fairlead import --help` names them) or a configuration file
+    #[arg(value_name = "CLIENT|FILE")]
+    pub(crate) from: String,
+    /// Print the configuration to stdout, which is the default
+    #[arg(long, conflicts_with = "write")]
+    pub(crate) print: bool,
+    /// Write the configuration to a file that does not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoServer {
+    /// `feature` (every feature of the protocol) or `crm` (a small business server)
+    pub(crate) name: String,
+    /// Serve Streamable HTTP at this address instead of stdin and stdout, for example 127.0.0.1:9000
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+}
+
+/// Durations as the configuration writes them.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    match (number.parse::<u64>().ok(), factor) {
+        (Some(0), Some(_)) => Err("must be more than zero".to_owned()),
+        (Some(number), Some(factor)) => {
+            number.checked_mul(factor).map(Duration::from_millis).ok_or_else(|| "is too long".to_owned())
+        }
+        _ => Err("write a whole number and one of the units ms, s, m, h, d, for example `30s`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
+        }
+        for text in ["", "5", "s", "5 s", "-1s", "0s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The one block `fairlead up` prints when it is ready.
+
+use crate::{
+    configuration::Origin,
+    control::{start, transport},
+};
+use fairlead_config::Config;
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
+
+/// What the block says.
+pub(crate) struct Banner<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) origin: &'a Origin,
+    pub(crate) mcp: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
+    /// This program, for clients that start it.
+    pub(crate) program: &'a Path,
+}
+
+impl Banner<'_> {
+    /// The block.
+    pub(crate) fn render(&self) -> String {
+        let mcp = self.mcp;
+        let mut out = format!("Fairlead {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
+        let mut line = |what: &str, value: &str| {
+            let _ = writeln!(out, "  {what:<15}{value}");
+        };
+        line("MCP endpoint", &format!("http://{mcp}/mcp"));
+        line("one server", &format!("http://{mcp}/servers/{{name}}/mcp"));
+        for name in self.config.toolsets.keys() {
+            line("toolset", &format!("http://{mcp}/mcp/{name}"));
+        }
+        if let Some(admin) = self.admin {
+            line("metrics", &format!("http://{admin}/metrics"));
+            line("health", &format!("http://{admin}/health/ready?verbose"));
+        }
+        line("configuration", &self.origin.describe());
+        line("data", &self.config.data_dir.display().to_string());
+
+        out.push_str("\n  Servers\n");
+        if self.config.servers.is_empty() {
+            out.push_str("    none yet: add some under `servers`, or try `fairlead import --help`\n");
+        }
+        let width = self.config.servers.keys().map(|name| name.as_str().len()).max().unwrap_or(0);
+        for server in self.config.servers.values() {
+            let how = if server.disabled { "disabled" } else { start(server.start) };
+            let name = server.name.as_str();
+            let _ = writeln!(out, "    {name:<width$}  {:<5}  {how}", transport(&server.transport));
+        }
+
+        let snippet = serde_json::json!({ "mcpServers": { "fairlead": { "type": "http", "url": format!("http://{mcp}/mcp") } } });
+        let mut arguments = vec!["stdio".to_owned()];
+        if let Origin::Files(files) = self.origin {
+            for file in files {
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+                arguments.extend(["-c".to_owned(), file.display().to_string()]);
+            }
+        }
+        let program = serde_json::json!({ "command": self.program.display().to_string(), "args": arguments });
+        let _ = write!(
+            out,
+            "\n  Connect a client\n    claude mcp add --transport http fairlead http://{mcp}/mcp\n    or in its configuration: {snippet}\n    or, if it only starts programs: {program}\n\n  Ctrl-C stops it.\n"
+        );
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn the_block_says_where_what_and_how() {
+        let config = fairlead_config::parse_str(
+            "fairlead.yaml",
+            "data_dir: /var/lib/fairlead\nservers:\n  files: { command: cat }\n  crm: { url: \"https://crm.example/mcp\", start: eager }\ntoolsets:\n  support: { include: [\"crm__*\"] }\n",
+            Path::new("/etc/fairlead"),
+            &|_| None,
+        )
+        .expect("valid");
+        let banner = Banner {
+            config: &config,
+            origin: &Origin::Files(vec![PathBuf::from("/etc/fairlead/fairlead.yaml")]),
+            mcp: SocketAddr::from(([127, 0, 0, 1], 8642)),
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 8643))),
+            program: Path::new("/usr/bin/fairlead"),
+        };
+        insta::assert_snapshot!(banner.render().replace(env!("CARGO_PKG_VERSION"), "X"), @"");
+    }
+}

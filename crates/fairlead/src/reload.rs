@@ -1,0 +1,178 @@
+//! Reload: on a signal, and when a file of the configuration changes.
+//!
+//! Directories are watched, not files: editors replace files, and a mounted configuration is a link
+//! that is swapped. What counts is the content, so an event that changed none is no reload, and our
+//! own reading cannot cause another one. A configuration that is not valid changes nothing.
+
+use crate::{
+    configuration::{self, Origin},
+    failure::chain,
+    wiring::House,
+};
+use fairlead_config::{LogFormat, Severity};
+use fairlead_observe::logging::LogControl;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
+use std::{
+    collections::{BTreeSet, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::mpsc, time};
+
+/// Changes that come within this time of each other are one.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How long a burst of changes may put a reload off.
+const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
+
+/// Watches the files of a configuration.
+pub(crate) struct Watch {
+    files: Vec<PathBuf>,
+    seen: u64,
+    events: mpsc::Receiver<()>,
+    /// Watching ends when it is dropped.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    /// Begins to watch. Where the system cannot, that is logged: a signal still reloads.
+    pub(crate) fn new(files: &[PathBuf]) -> Self {
+        // One waiting event says as much as many.
+        let (sender, events) = mpsc::channel(1);
+        let started = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let silent = |kind: &EventKind| {
+                // Reading, ours too.
+                matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(notify::event::AccessMode::Write)))
+            };
+            if event.is_ok_and(|event| silent(&event.kind)) {
+                return;
+            }
+            let _ = sender.try_send(());
+        });
+        let watcher = started.and_then(|mut watcher| {
+            for directory in directories(files) {
+                watcher.watch(&directory, RecursiveMode::NonRecursive)?;
+            }
+            Ok(watcher)
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch the configuration; SIGHUP still reloads it"))
+            .ok();
+        Self { files: files.to_vec(), seen: fingerprint(files), events, _watcher: watcher }
+    }
+
+    /// Returns when the content of a file differs from what was seen last. Never returns without a watcher.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            if self.events.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            let until = time::Instant::now() + MAX_DEBOUNCE;
+            while time::Instant::now() < until
+                && matches!(time::timeout(DEBOUNCE, self.events.recv()).await, Ok(Some(())))
+            {}
+            if self.refresh() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the present content as seen; says whether it differs from before.
+    pub(crate) fn refresh(&mut self) -> bool {
+        let now = fingerprint(&self.files);
+        std::mem::replace(&mut self.seen, now) != now
+    }
+}
+
+/// The directories the files stand in, and those their links lead to.
+fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let parent = |path: &Path| path.parent().map(Path::to_owned);
+    files
+        .iter()
+        .flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()])
+        .flatten()
+        .filter_map(|file| parent(&file))
+        .collect()
+}
+
+/// A number that differs when the content of a file does. A file that cannot be read has a content of its own.
+fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        std::fs::read(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Loads the configuration again and applies what differs.
+pub(crate) async fn reload(house: &House, origin: &Origin, log: &LogControl) {
+    let from = origin.clone();
+    let loaded = tokio::task::spawn_blocking(move || from.load()).await;
+    let config = match loaded {
+        Ok(Ok(config)) => config,
+        Ok(Err(problems)) => {
+            if house.gateway.config().log.format == LogFormat::Text {
+                eprint!("{}", configuration::render(&problems));
+            } else {
+                for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
+                    tracing::error!(%problem, "a problem of the configuration");
+                }
+            }
+            tracing::error!(code = "FL-1401", "the new configuration is not valid: nothing was changed");
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "the configuration was not read: nothing was changed");
+            return;
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "a warning about the configuration");
+    }
+    if config.log.level != house.gateway.config().log.level
+        && let Err(error) = log.set_level(&config.log.level)
+    {
+        tracing::warn!(error = chain(&error), "the log level stays as it was");
+    }
+    let applied = house.gateway.apply(Arc::new(config)).await;
+    let names = |names: &[fairlead_core::ServerName]| {
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    tracing::info!(
+        added = names(&applied.added),
+        removed = names(&applied.removed),
+        changed = names(&applied.changed),
+        unchanged = applied.unchanged,
+        "the configuration was applied"
+    );
+    let later: Vec<_> = applied.needs_restart.iter().filter(|key| **key != "log.level").copied().collect();
+    if !later.is_empty() {
+        tracing::warn!(keys = later.join(", "), "these settings take effect at the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_of_content_is_seen_and_nothing_else_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("fairlead.yaml");
+        std::fs::write(&file, "a").unwrap();
+        let mut watch = Watch::new(std::slice::from_ref(&file));
+        let quiet = Duration::from_millis(800);
+
+        std::fs::read(&file).unwrap();
+        std::fs::write(temp.path().join("other.yaml"), "x").unwrap();
+        std::fs::write(&file, "a").unwrap();
+        assert!(time::timeout(quiet, watch.changed()).await.is_err(), "the content is the same");
+
+        // The way editors write.
+        std::fs::write(temp.path().join("new"), "b").unwrap();
+        std::fs::rename(temp.path().join("new"), &file).unwrap();
+        time::timeout(Duration::from_secs(5), watch.changed()).await.expect("the file was replaced");
+        assert!(time::timeout(quiet, watch.changed()).await.is_err(), "it was replaced once");
+    }
+}

@@ -1,0 +1,180 @@
+//! The stages of the tests, in an order where what is cheap and fails often comes first. Every stage runs
+//! even when one before it failed, so that one run tells everything; the time of each is printed.
+
+mod tests_run;
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use self::tests_run::Counts;
+use crate::{
+    arguments::Arguments,
+    conformance, tidy,
+    tools::{self, Cache, TOOLS_VARIABLE},
+    workspace::Workspace,
+};
+
+/// How much is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Depth {
+    Quick,
+    Usual,
+    Full,
+}
+
+/// One stage.
+struct Stage {
+    name: &'static str,
+    /// The least depth it belongs to.
+    from: Depth,
+    run: fn(&Context) -> Result<()>,
+}
+
+struct Context<'a> {
+    workspace: &'a Workspace,
+    cache: Cache,
+    depth: Depth,
+    counts: Cell<Option<Counts>>,
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "fmt", from: Depth::Quick, run: fmt },
+    Stage { name: "tidy", from: Depth::Quick, run: tidy },
+    Stage { name: "tools", from: Depth::Usual, run: tools },
+    Stage { name: "clippy", from: Depth::Quick, run: clippy },
+    Stage { name: "build", from: Depth::Quick, run: build },
+    Stage { name: "tests", from: Depth::Quick, run: tests },
+    Stage { name: "doctests", from: Depth::Usual, run: doctests },
+    Stage { name: "conformance", from: Depth::Usual, run: conformance },
+    Stage { name: "docs", from: Depth::Full, run: docs },
+    Stage { name: "release", from: Depth::Full, run: release },
+];
+
+/// `cargo xtask test`.
+pub(crate) fn run(workspace: &Workspace, mut arguments: Arguments) -> Result<()> {
+    let depth = match (arguments.flag("--quick"), arguments.flag("--full")) {
+        (false, false) => Depth::Usual,
+        (true, false) => Depth::Quick,
+        (false, true) => Depth::Full,
+        (true, true) => bail!("--quick or --full, not both"),
+    };
+    let only = arguments.option("--stage")?;
+    arguments.end()?;
+    let stages: Vec<&Stage> = STAGES
+        .iter()
+        .filter(|stage| match &only {
+            Some(name) => stage.name == name,
+            None => stage.from <= depth,
+        })
+        .collect();
+    if stages.is_empty() {
+        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        bail!("no such stage; there are: {}", names.join(", "));
+    }
+    let context = Context { workspace, cache: Cache::of(workspace), depth, counts: Cell::new(None) };
+    let begin = Instant::now();
+    let mut lines = Vec::new();
+    let mut failed = Vec::new();
+    for stage in stages {
+        eprintln!("== {}", stage.name);
+        let begin = Instant::now();
+        let result = (stage.run)(&context);
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        lines.push(line(stage.name, begin.elapsed(), verdict));
+        if let Err(error) = result {
+            eprintln!("{}: {error:#}", stage.name);
+            failed.push(stage.name);
+        }
+    }
+    println!();
+    for line in lines {
+        println!("{line}");
+    }
+    println!("Total {} s", begin.elapsed().as_secs());
+    if let Some(counts) = context.counts.get() {
+        println!("{} passed, {} failed", counts.passed, counts.failed);
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+fn line(name: &str, time: Duration, verdict: &str) -> String {
+    format!("{name:<12} {:>7.1} s  {verdict}", time.as_secs_f64())
+}
+
+impl Context<'_> {
+    /// Runs a cargo command that must succeed.
+    fn cargo(&self, arguments: &[&str]) -> Result<()> {
+        self.check(&mut self.workspace.cargo(arguments))
+    }
+
+    fn check(&self, command: &mut std::process::Command) -> Result<()> {
+        let status = command.status()?;
+        if status.success() { Ok(()) } else { bail!("{:?}: {status}", command.get_program()) }
+    }
+}
+
+fn fmt(context: &Context) -> Result<()> {
+    context.cargo(&["fmt", "--all", "--check"])
+}
+
+fn tidy(context: &Context) -> Result<()> {
+    tidy::run(context.workspace, Arguments::none())
+}
+
+fn tools(context: &Context) -> Result<()> {
+    tools::install(&context.cache, None)
+}
+
+fn clippy(context: &Context) -> Result<()> {
+    context.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "--deny", "warnings"])
+}
+
+fn build(context: &Context) -> Result<()> {
+    // Apart from the run, so that its time says how long the tests themselves take.
+    context.cargo(&["test", "--workspace", "--locked", "--no-run", "--quiet"])?;
+    // What the tests start: binaries of packages that no integration test belongs to.
+    context.cargo(&["build", "--workspace", "--bins", "--locked", "--quiet"])
+}
+
+fn tests(context: &Context) -> Result<()> {
+    let tools = (context.depth > Depth::Quick).then(|| context.cache.root());
+    let (counts, result) = tests_run::run(context.workspace, |command| {
+        match tools {
+            Some(directory) => command.env(TOOLS_VARIABLE, directory),
+            None => command.env_remove(TOOLS_VARIABLE),
+        };
+        if context.depth == Depth::Full {
+            command.env("PROPTEST_CASES", "4096");
+        }
+    })?;
+    context.counts.set(Some(counts));
+    result
+}
+
+fn doctests(context: &Context) -> Result<()> {
+    context.cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"])
+}
+
+fn conformance(context: &Context) -> Result<()> {
+    match conformance::available(&context.cache) {
+        Ok(()) => conformance::gate(context.workspace, None),
+        Err(error) if tools::in_ci() => Err(error),
+        Err(error) => {
+            eprintln!("SKIPPED: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+fn docs(context: &Context) -> Result<()> {
+    let mut command = context.workspace.cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
+    context.check(command.env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn release(context: &Context) -> Result<()> {
+    context.cargo(&["build", "--release", "--locked", "--quiet", "-p", "fairlead", "-p", "fairlead-bench"])
+}
