@@ -2,19 +2,19 @@
 //! it crosses to this client's era.
 
 use crate::{call::Call, merged::own_info, snapshot::Endpoint};
-use fairlead_upstream::Peer;
-use fairlead_wire::{Era, list, message};
+use fairlead_upstream::{Peer, State};
+use fairlead_wire::{CapabilitySet, Era, list, message};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Longest merged instructions, in bytes.
 const MAX_INSTRUCTIONS: usize = 16 * 1024;
 
 /// What a server says of itself, as far as it is known.
-pub(crate) fn peers(endpoint: &Endpoint) -> Vec<(String, Option<Arc<Peer>>)> {
+pub(crate) fn peers(endpoint: &Endpoint, era: Era) -> Vec<(String, Option<Arc<Peer>>)> {
     endpoint
         .servers
         .iter()
-        .map(|server| (server.handle.name().to_string(), server.handle.peek().peer.clone()))
+        .map(|server| (server.handle.name().to_string(), server.handle.peek().peer_for(era).cloned()))
         .collect()
 }
 
@@ -23,7 +23,7 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
     let mut members: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut subscribe = false;
     let mut unknown = false;
-    for (_, peer) in peers(endpoint) {
+    for (_, peer) in peers(endpoint, era) {
         let Some(peer) = peer else {
             unknown = true;
             continue;
@@ -86,9 +86,9 @@ pub(crate) fn without(object: &str, key: &str) -> String {
 }
 
 /// The servers' instructions under their names.
-pub(crate) fn instructions(endpoint: &Endpoint) -> Option<String> {
+pub(crate) fn instructions(endpoint: &Endpoint, era: Era) -> Option<String> {
     let mut text = String::new();
-    for (server, peer) in peers(endpoint) {
+    for (server, peer) in peers(endpoint, era) {
         let Some(instructions) = peer.as_ref().and_then(|peer| peer.instructions.as_deref()) else { continue };
         if text.len() + instructions.len() + server.len() + 8 > MAX_INSTRUCTIONS {
             tracing::warn!(server, "the instructions of a server are left out: together they are too long");
@@ -110,25 +110,32 @@ pub(crate) fn instructions(endpoint: &Endpoint) -> Option<String> {
 }
 
 /// Who the endpoint says it is: the server itself in the transparent view, else the gateway.
-pub(crate) fn server_info(endpoint: &Endpoint) -> String {
+pub(crate) fn server_info(endpoint: &Endpoint, era: Era) -> String {
     let own = endpoint
         .is_single()
-        .then(|| endpoint.servers.first()?.handle.peek().peer.as_ref()?.server_info.clone())
+        .then(|| endpoint.servers.first()?.handle.peek().peer_for(era)?.server_info.clone())
         .flatten()
         .map(String::from);
     own.unwrap_or_else(own_info)
 }
 
-/// Waits until every server of the endpoint was heard of once, at most `catalog.first_wait`.
-pub(crate) async fn wait_for_peers(endpoint: &Endpoint) {
+/// Waits until every server of the endpoint was heard of once in the client's era, at most
+/// `catalog.first_wait`.
+pub(crate) async fn wait_for_peers(endpoint: &Endpoint, era: Era, capabilities: CapabilitySet) {
     let until = tokio::time::Instant::now() + endpoint.config.catalog.first_wait;
     let waits = endpoint.servers.iter().map(|server| async move {
         let mut changes = server.handle.changes();
+        let mut asked = false;
         loop {
             {
                 let view = server.handle.peek();
-                if view.peer.is_some() || !matches!(view.state, fairlead_upstream::State::Starting) {
+                if view.peer_for(era).is_some() || matches!(view.state, State::Down { .. } | State::Stopped) {
                     return;
+                }
+                if view.is_known() && !asked {
+                    // It speaks both eras and was not asked in this one yet.
+                    asked = true;
+                    server.handle.refresh(era, capabilities);
                 }
             }
             if !matches!(tokio::time::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
@@ -144,7 +151,7 @@ pub(crate) fn same_era_peer(endpoint: &Endpoint, era: Era) -> Option<Arc<Peer>> 
     if !endpoint.is_single() {
         return None;
     }
-    endpoint.servers.first()?.handle.peek().peer.clone().filter(|peer| peer.revision.era() == era)
+    endpoint.servers.first()?.handle.peek().peer_for(era).cloned().filter(|peer| peer.revision.era() == era)
 }
 
 /// Whether the client is of the era of the call's only server.

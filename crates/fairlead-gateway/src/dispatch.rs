@@ -44,6 +44,7 @@ pub(crate) fn share_key(share: Share, caller: &fairlead_core::Caller, session: O
 pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
     let config = target.upstream.handle.config();
     Want {
+        era: call.era,
         capabilities: call.capabilities,
         share: share_key(config.share, &call.caller, call.session.as_ref().map(|session| session.user)),
         roots: call.session.as_ref().and_then(|session| session.roots()),

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
 use fairlead_upstream::{ListingKind, ServerHandle};
-use fairlead_wire::{CapabilitySet, name};
+use fairlead_wire::{CapabilitySet, Era, name};
 use std::sync::Arc;
 
 /// One step of an explanation.
@@ -45,14 +45,14 @@ impl Gateway {
     pub fn exposed(&self, server: &ServerHandle, kind: ListingKind) -> Vec<Exposed> {
         let snapshot = self.snapshot();
         let endpoint = snapshot.all();
-        let merged = endpoint.merged(CapabilitySet::BARE, self.epoch());
+        let merged = endpoint.merged(Era::Modern, CapabilitySet::BARE, self.epoch());
         let Some((index, upstream)) =
             endpoint.servers.iter().enumerate().find(|(_, upstream)| upstream.handle.name() == server.name())
         else {
             return Vec::new();
         };
         let view = upstream.handle.view();
-        let Some(catalog) = view.nearest_catalog(CapabilitySet::BARE) else { return Vec::new() };
+        let Some(catalog) = view.nearest_catalog(Era::Modern, CapabilitySet::BARE) else { return Vec::new() };
         catalog
             .listing(kind)
             .entries
@@ -70,7 +70,7 @@ impl Gateway {
     pub fn explain(&self, name: &str) -> Vec<Step> {
         let snapshot = self.snapshot();
         let endpoint = snapshot.all();
-        let merged = endpoint.merged(CapabilitySet::BARE, self.epoch());
+        let merged = endpoint.merged(Era::Modern, CapabilitySet::BARE, self.epoch());
         let mut steps = Vec::new();
         let route = merged.tool(name).or_else(|| merged.prompt(name)).cloned().or_else(|| merged.resource(name));
         let server = match &route {
@@ -178,7 +178,7 @@ fn explain_server(upstream: &Upstream, steps: &mut Vec<Step>) {
     };
     let trouble = view.trouble().map(|reason| format!(": {reason}")).unwrap_or_default();
     steps.push(step("server", ok, format!("`{name}` is {state}{trouble}")));
-    match view.nearest_catalog(CapabilitySet::BARE) {
+    match view.nearest_catalog(Era::Modern, CapabilitySet::BARE) {
         Some(catalog) => {
             let tools = catalog.listing(ListingKind::Tools).entries.len();
             let fresh =
@@ -204,7 +204,7 @@ fn explain_hidden(
 ) {
     let index = endpoint.servers.iter().position(|other| other.handle.name() == upstream.handle.name()).unwrap_or(0);
     let view = upstream.handle.view();
-    let Some(catalog) = view.nearest_catalog(CapabilitySet::BARE) else { return };
+    let Some(catalog) = view.nearest_catalog(Era::Modern, CapabilitySet::BARE) else { return };
     for kind in ListingKind::ALL {
         for entry in &catalog.listing(kind).entries {
             let shown = exposed_name(endpoint, upstream, kind, &entry.key);

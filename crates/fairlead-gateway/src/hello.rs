@@ -26,11 +26,11 @@ pub(crate) async fn initialize(
         .ok_or_else(|| Refusal::new(Code::BadParams, "`params.protocolVersion` must be a string"))?;
     let revision = Revision::negotiate_legacy(&requested);
     let declared = frame.raw(Field::ParamCapabilities).map_or(CapabilitySet::BARE, CapabilitySet::parse);
-    capabilities::wait_for_peers(endpoint).await;
+    capabilities::wait_for_peers(endpoint, Era::Legacy, declared).await;
     if endpoint.is_single() {
         // The transparent view of a server that was never reached has nothing to show.
         let server = endpoint.servers.first().map(|server| server.handle.view());
-        if let Some(view) = server.filter(|view| view.peer.is_none()) {
+        if let Some(view) = server.filter(|view| view.peer_for(Era::Legacy).is_none()) {
             let reason = match &view.state {
                 State::Down { reason, .. } => reason.to_string(),
                 _ => "it is still starting".to_owned(),
@@ -39,8 +39,8 @@ pub(crate) async fn initialize(
         }
     }
     for server in &endpoint.servers {
-        if server.handle.peek().catalog(declared).is_none() {
-            server.handle.refresh(declared);
+        if server.handle.peek().catalog(Era::Legacy, declared).is_none() {
+            server.handle.refresh(Era::Legacy, declared);
         }
     }
     let session = gateway.sessions().open(revision, declared, caller, &endpoint.path).map_err(|error| match error {
@@ -77,25 +77,25 @@ fn same_era_result(answer: &str, capabilities: &str, revision: Revision) -> Stri
 }
 
 fn own_result(endpoint: &Endpoint, revision: Revision) -> String {
-    let instructions = capabilities::instructions(endpoint)
+    let instructions = capabilities::instructions(endpoint, Era::Legacy)
         .map(|text| format!(",\"instructions\":{}", message::quote(&text)))
         .unwrap_or_default();
     format!(
         "{{\"protocolVersion\":\"{}\",\"capabilities\":{},\"serverInfo\":{}{instructions}}}",
         revision.as_str(),
         capabilities::merged(endpoint, Era::Legacy),
-        capabilities::server_info(endpoint),
+        capabilities::server_info(endpoint, Era::Legacy),
     )
 }
 
 /// Answers `server/discover`.
 pub(crate) async fn discover(call: &Call) -> Response<Body> {
-    capabilities::wait_for_peers(&call.endpoint).await;
+    capabilities::wait_for_peers(&call.endpoint, call.era, call.capabilities).await;
     if let Some(peer) = capabilities::call_peer(call) {
         return answer::own(call, &peer.answer);
     }
     let versions: Vec<_> = Revision::ALL.iter().rev().map(|revision| format!("\"{}\"", revision.as_str())).collect();
-    let instructions = capabilities::instructions(&call.endpoint)
+    let instructions = capabilities::instructions(&call.endpoint, Era::Modern)
         .map(|text| format!("\"instructions\":{},", message::quote(&text)))
         .unwrap_or_default();
     let result = format!(

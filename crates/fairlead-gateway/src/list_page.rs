@@ -20,7 +20,7 @@ pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
     if cursor.is_none() {
         learn_what_is_new(call).await;
     }
-    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    let merged = call.endpoint.merged(call.era, call.capabilities, call.gateway.epoch());
     let Some(page) = merged.page(kind, call.era, cursor.as_deref()) else {
         let refusal = Refusal::new(
             Code::BadCursor,
@@ -46,13 +46,15 @@ async fn learn_what_is_new(call: &Call) {
         .endpoint
         .servers
         .iter()
-        .filter(|server| server.handle.peek().catalog(call.capabilities).is_none_or(|catalog| !catalog.confirmed))
+        .filter(|server| {
+            server.handle.peek().catalog(call.era, call.capabilities).is_none_or(|catalog| !catalog.confirmed)
+        })
         .map(|server| server.handle.clone())
         .collect();
     if unknown.is_empty() {
         return;
     }
     let until = Instant::now() + call.endpoint.config.catalog.first_wait;
-    let waits = unknown.iter().map(|handle| handle.catalog(call.capabilities, until));
+    let waits = unknown.iter().map(|handle| handle.catalog(call.era, call.capabilities, until));
     futures_util::future::join_all(waits).await;
 }

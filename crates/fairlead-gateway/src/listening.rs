@@ -164,7 +164,7 @@ fn watched(call: &Call, filter: &str) -> Vec<(usize, Uris)> {
     for raw in uris.into_iter().take(MAX_WATCHED) {
         let Ok(exposed) = serde_json::from_str::<String>(raw) else { continue };
         let Ok(target) = resolve::resource(call, &exposed) else { continue };
-        if target.upstream.handle.peek().era() != Some(Era::Modern) {
+        if target.upstream.handle.peek().era_for(Era::Modern) != Some(Era::Modern) {
             continue;
         }
         let Some(server) =

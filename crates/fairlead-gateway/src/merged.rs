@@ -40,7 +40,7 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
-    pub(crate) fn build(endpoint: &Endpoint, capabilities: CapabilitySet, epoch: u64) -> Self {
+    pub(crate) fn build(endpoint: &Endpoint, era: Era, capabilities: CapabilitySet, epoch: u64) -> Self {
         let mut merged = Self {
             epoch,
             tools: HashMap::new(),
@@ -57,9 +57,7 @@ impl Merged {
             if let Some(trouble) = view.trouble() {
                 merged.missing.push((server.to_owned(), trouble));
             }
-            // A modern client's questions are bridged for modern servers only: towards a legacy
-            // server it is a client that cannot be asked, and sees what such a client sees.
-            let Some(catalog) = view.nearest_catalog(capabilities) else {
+            let Some(catalog) = view.nearest_catalog(era, capabilities) else {
                 if view.trouble().is_none() {
                     merged.missing.push((server.to_owned(), "its lists are not known yet".to_owned()));
                 }
@@ -75,7 +73,7 @@ impl Merged {
         }
         let missing = if endpoint.is_single() { None } else { merged.missing_meta() };
         for kind in ListingKind::ALL {
-            let whole = endpoint.is_single().then(|| merged.whole(endpoint, capabilities, kind)).flatten();
+            let whole = endpoint.is_single().then(|| merged.whole(endpoint, era, capabilities, kind)).flatten();
             merged.lists[kind as usize] = lists::Prepared::new(
                 kind,
                 &items[kind as usize],
@@ -88,15 +86,21 @@ impl Merged {
     }
 
     /// The one server's own page, where nothing has to be left out of it.
-    fn whole(&self, endpoint: &Endpoint, capabilities: CapabilitySet, kind: ListingKind) -> Option<(Bytes, Era)> {
+    fn whole(
+        &self,
+        endpoint: &Endpoint,
+        client: Era,
+        capabilities: CapabilitySet,
+        kind: ListingKind,
+    ) -> Option<(Bytes, Era)> {
         let upstream = endpoint.servers.first()?;
         let config = upstream.handle.config();
         if (kind == ListingKind::Tools && !config.tools.is_open()) || config.resources == ResourceUris::Prefix {
             return None;
         }
         let view = upstream.handle.view();
-        let whole = view.nearest_catalog(capabilities)?.listing(kind).whole.clone()?;
-        Some((whole, view.era()?))
+        let whole = view.nearest_catalog(client, capabilities)?.listing(kind).whole.clone()?;
+        Some((whole, view.era_for(client)?))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `build`, which owns all of these")]

@@ -15,7 +15,7 @@ use fairlead_config::ResourceUris;
 use fairlead_core::{Code, Refusal};
 use fairlead_observe::QuestionOutcome;
 use fairlead_upstream::{LinkKey, ListingKind, ServerEvent, ServerHandle, Worker};
-use fairlead_wire::{Field, Frame, edit::Edits, message, name};
+use fairlead_wire::{Era, Field, Frame, edit::Edits, message, name};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
@@ -77,11 +77,11 @@ pub(crate) async fn client_answered(gateway: &Gateway, worker: Worker, session: 
 pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
     let mut events = handle.events();
     loop {
-        let mut changed: Vec<&'static str> = Vec::new();
+        let mut changed = Changed::default();
         match events.recv().await {
             Ok(event) => one(&gateway, &handle, event, &mut changed),
             // What was missed can only be list changes or updates: telling all lists is right for both.
-            Err(RecvError::Lagged(_)) => changed.extend(ALL_CHANGED),
+            Err(RecvError::Lagged(_)) => changed = Changed::everything(),
             Err(RecvError::Closed) => return,
         }
         if changed.is_empty() {
@@ -92,6 +92,31 @@ pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
             one(&gateway, &handle, event, &mut changed);
         }
         tell_lists(&gateway, Some(&handle), &changed);
+    }
+}
+
+/// Which lists changed, for clients served in which era.
+#[derive(Default)]
+struct Changed(Vec<(&'static str, Era)>);
+
+impl Changed {
+    fn everything() -> Self {
+        Self(ALL_CHANGED.iter().flat_map(|notice| [(*notice, Era::Legacy), (*notice, Era::Modern)]).collect())
+    }
+
+    fn add(&mut self, notice: &'static str, era: Era) {
+        if !self.0.contains(&(notice, era)) {
+            self.0.push((notice, era));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The notices for clients that are served in `era`.
+    fn of(&self, era: Era) -> Vec<&'static str> {
+        self.0.iter().filter(|(_, other)| *other == era).map(|(notice, _)| *notice).collect()
     }
 }
 
@@ -107,13 +132,9 @@ fn notice(kind: ListingKind) -> &'static str {
     }
 }
 
-fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Vec<&'static str>) {
+fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Changed) {
     match event {
-        ServerEvent::ListChanged(kind) => {
-            if !changed.contains(&notice(kind)) {
-                changed.push(notice(kind));
-            }
-        }
+        ServerEvent::ListChanged { kind, era } => changed.add(notice(kind), era),
         ServerEvent::ResourceUpdated { key, uri, frame } => updated(gateway, handle, &key, &uri, &frame),
         ServerEvent::Untied { user, frame } => {
             if let Some(session) = gateway.sessions().listener(user) {
@@ -125,22 +146,24 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
 
 /// Every list may have changed: after a reload.
 pub(crate) fn all_lists_changed(gateway: &Gateway) {
-    tell_lists(gateway, None, &ALL_CHANGED);
+    tell_lists(gateway, None, &Changed::everything());
 }
 
-fn tell_lists(gateway: &Gateway, handle: Option<&ServerHandle>, changed: &[&'static str]) {
+fn tell_lists(gateway: &Gateway, handle: Option<&ServerHandle>, changed: &Changed) {
+    // What clients of an era see is the catalog of the era they are served in.
+    let seen_by = |client: Era| changed.of(handle.and_then(|handle| handle.peek().era_for(client)).unwrap_or(client));
     let snapshot = gateway.snapshot();
     let concerns = |path: &str| {
         snapshot.endpoint(path).is_some_and(|endpoint| handle.is_none_or(|handle| serves(endpoint, handle)))
     };
     for session in gateway.sessions().listeners() {
         if concerns(&session.path) {
-            for method in changed {
+            for method in seen_by(Era::Legacy) {
                 session.say(&message::notification(method, None));
             }
         }
     }
-    gateway.0.listeners.lists_changed(&concerns, changed);
+    gateway.0.listeners.lists_changed(&concerns, &seen_by(Era::Modern));
 }
 
 fn serves(endpoint: &Endpoint, handle: &ServerHandle) -> bool {

@@ -33,7 +33,7 @@ impl Target {
         if let Some((catalog, kind)) = &self.item {
             return catalog.listing(*kind).get(name);
         }
-        *fallback = self.upstream.handle.peek().nearest_catalog(call.capabilities).cloned();
+        *fallback = self.upstream.handle.peek().nearest_catalog(call.era, call.capabilities).cloned();
         fallback.as_ref()?.listing(ListingKind::Tools).get(name)
     }
 }
@@ -42,7 +42,7 @@ impl Target {
 /// then be passed on as it is.
 pub(crate) fn is_same_era_single(call: &Call) -> bool {
     call.endpoint.is_single()
-        && call.endpoint.servers.first().is_some_and(|server| server.handle.peek().era() == Some(call.era))
+        && call.endpoint.servers.first().is_some_and(|server| server.handle.peek().era_for(call.era) == Some(call.era))
 }
 
 /// Whether `subscriptions/listen` is the server's own to answer.
@@ -56,7 +56,7 @@ pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
         return single(call);
     }
     let frame = &call.frame;
-    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    let merged = call.endpoint.merged(call.era, call.capabilities, call.gateway.epoch());
     match frame.method_class() {
         Method::ToolsCall => {
             let name = name_of(call)?;
@@ -103,7 +103,7 @@ pub(crate) fn resource(call: &Call, exposed: &str) -> Result<Target, Refusal> {
         target.name = Some(exposed.into());
         return Ok(target);
     }
-    let merged = call.endpoint.merged(call.capabilities, call.gateway.epoch());
+    let merged = call.endpoint.merged(call.era, call.capabilities, call.gateway.epoch());
     let route = merged.resource(exposed).ok_or_else(|| unknown_resource(exposed))?;
     Ok(named(call, &route, exposed, Field::Uri))
 }
@@ -160,7 +160,7 @@ fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
     let upstream = call.endpoint.servers.iter().find(|upstream| upstream.handle.name().as_str() == server)?;
     let config = upstream.handle.config();
     if !config.prefix
-        || upstream.handle.peek().nearest_catalog(call.capabilities).is_some()
+        || upstream.handle.peek().nearest_catalog(call.era, call.capabilities).is_some()
         || !config.tools.permits(original)
         || name::expose(server, original, call.endpoint.config.names.max) != exposed
     {

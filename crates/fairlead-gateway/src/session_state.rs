@@ -30,8 +30,8 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
     }
     let tell = call.endpoint.servers.iter().filter(|server| {
         let view = server.handle.peek();
-        view.era() == Some(Era::Legacy)
-            && view.peer.as_ref().is_some_and(|peer| list::raw_member(&peer.capabilities, "logging").is_some())
+        view.era_for(Era::Legacy) == Some(Era::Legacy)
+            && view.peer_for(Era::Legacy).is_some_and(|peer| list::raw_member(&peer.capabilities, "logging").is_some())
     });
     let told = tell.map(|server| async {
         let target = Target::plain(server);
@@ -71,7 +71,7 @@ async fn change(call: &Call, on: bool) -> Result<Response<Body>, Refusal> {
     let uri = target.name.clone().unwrap_or_else(|| exposed.as_ref().into());
     let server = target.upstream.handle.name().clone();
     let gone = |error: &UpstreamError| error.to_refusal(server.as_str());
-    if target.upstream.handle.peek().era() == Some(Era::Modern) {
+    if target.upstream.handle.peek().era_for(Era::Legacy) == Some(Era::Modern) {
         return Err(Refusal::new(
             Code::UnknownMethod,
             format!("server `{server}` has no subscriptions for clients of this revision"),

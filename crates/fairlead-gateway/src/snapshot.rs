@@ -6,7 +6,7 @@ use fairlead_config::{Config, Toolset};
 use fairlead_core::ServerName;
 use fairlead_observe::ServerMetrics;
 use fairlead_upstream::ServerHandle;
-use fairlead_wire::CapabilitySet;
+use fairlead_wire::{CapabilitySet, Era};
 use std::{collections::HashMap, fmt, sync::Arc};
 
 /// Merged catalogs kept per endpoint: one per client capability set in use.
@@ -45,7 +45,7 @@ pub(crate) struct Endpoint {
     pub(crate) servers: Vec<Upstream>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
-    merged: ArcSwap<HashMap<CapabilitySet, Arc<Merged>>>,
+    merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
 }
 
 impl Endpoint {
@@ -63,20 +63,20 @@ impl Endpoint {
         matches!(self.view, View::Single)
     }
 
-    /// The catalog of this endpoint for clients of one capability set, as of `epoch`.
-    pub(crate) fn merged(&self, capabilities: CapabilitySet, epoch: u64) -> Arc<Merged> {
-        if let Some(merged) = self.merged.load().get(&capabilities)
+    /// The catalog of this endpoint for clients of one era and capability set, as of `epoch`.
+    pub(crate) fn merged(&self, era: Era, capabilities: CapabilitySet, epoch: u64) -> Arc<Merged> {
+        if let Some(merged) = self.merged.load().get(&(era, capabilities))
             && merged.epoch == epoch
         {
             return Arc::clone(merged);
         }
-        let merged = Arc::new(Merged::build(self, capabilities, epoch));
+        let merged = Arc::new(Merged::build(self, era, capabilities, epoch));
         self.merged.rcu(|all| {
             let mut all = HashMap::clone(all);
-            if all.len() >= MAX_MERGED && !all.contains_key(&capabilities) {
+            if all.len() >= MAX_MERGED && !all.contains_key(&(era, capabilities)) {
                 all.clear();
             }
-            all.insert(capabilities, Arc::clone(&merged));
+            all.insert((era, capabilities), Arc::clone(&merged));
             all
         });
         merged

@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_wire::{CapabilitySet, Era, Field, Kind, Method, header::ParamHeaders, list, message};
+use fairlead_wire::{Era, Field, Kind, Method, header::ParamHeaders, list, message};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{collections::HashMap, sync::Arc};
@@ -395,9 +395,4 @@ impl StoredBody {
         }
         catalog
     }
-}
-
-/// Which catalog a stored record belongs to.
-pub(crate) fn stored_key(text: &str) -> Option<CapabilitySet> {
-    CapabilitySet::from_key(text)
 }

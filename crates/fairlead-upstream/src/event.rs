@@ -1,14 +1,19 @@
 //! What a server says on its own, outside any call, after the owner has sorted it.
 
 use crate::{catalog::ListingKind, link::LinkKey};
-use fairlead_wire::Frame;
+use fairlead_wire::{Era, Frame};
 use std::sync::Arc;
 
 /// Something the gateway may have to tell its clients.
 #[derive(Debug, Clone)]
 pub enum ServerEvent {
     /// A listing changed and the new one is published.
-    ListChanged(ListingKind),
+    ListChanged {
+        /// Which one.
+        kind: ListingKind,
+        /// For clients served in which era.
+        era: Era,
+    },
     /// `notifications/resources/updated`, for whoever subscribed through `key`.
     ResourceUpdated {
         /// The link key it came in on.

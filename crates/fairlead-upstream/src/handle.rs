@@ -56,7 +56,9 @@ pub struct ServerHandle(pub(crate) Arc<Shared>);
 /// What a call needs from a server.
 #[derive(Debug, Clone)]
 pub struct Want {
-    /// What the caller declared, reduced to what it can be asked on this path.
+    /// The client's era: it is served in it where the server speaks it.
+    pub era: Era,
+    /// What the caller declared. A legacy server of a modern client is told nothing of it.
     pub capabilities: CapabilitySet,
     /// What the configuration keeps apart.
     pub share: ShareKey,
@@ -189,8 +191,8 @@ impl ServerHandle {
     }
 
     /// Asks the owner to learn the catalog for `capabilities`, without waiting.
-    pub fn refresh(&self, capabilities: CapabilitySet) {
-        let _ = self.0.commands.try_send(Command::Learn { capabilities });
+    pub fn refresh(&self, client: Era, capabilities: CapabilitySet) {
+        let _ = self.0.commands.try_send(Command::Learn { client, capabilities });
     }
 
     /// Tells the owner a log level or a subscription that must survive a new link.
@@ -198,29 +200,29 @@ impl ServerHandle {
         let _ = self.0.commands.try_send(Command::Remember(memory));
     }
 
-    /// The catalog callers with `capabilities` see. One that was never learned is waited for until
+    /// The catalog callers of an era with `capabilities` see. One that was never learned is waited for until
     /// `deadline`; then the nearest one there is, or `None`.
-    pub async fn catalog(&self, capabilities: CapabilitySet, deadline: Instant) -> Option<Arc<Catalog>> {
+    pub async fn catalog(&self, client: Era, capabilities: CapabilitySet, deadline: Instant) -> Option<Arc<Catalog>> {
         let mut changes = self.changes();
         let mut asked = false;
         loop {
             let view = self.view();
-            if let Some(catalog) = view.catalog(capabilities) {
+            if let Some(catalog) = view.catalog(client, capabilities) {
                 if !catalog.confirmed && !asked && !matches!(view.state, State::Down { .. }) {
-                    self.refresh(capabilities);
+                    self.refresh(client, capabilities);
                 }
                 return Some(Arc::clone(catalog));
             }
             if !asked {
                 asked = true;
-                self.refresh(capabilities);
+                self.refresh(client, capabilities);
             }
-            let nearest = view.nearest_catalog(capabilities).cloned();
+            let nearest = view.nearest_catalog(client, capabilities).cloned();
             if matches!(view.state, State::Down { .. } | State::Stopped) {
                 return nearest;
             }
             if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return self.peek().nearest_catalog(capabilities).cloned();
+                return self.peek().nearest_catalog(client, capabilities).cloned();
             }
         }
     }
@@ -244,7 +246,11 @@ impl ServerHandle {
         let mut last_try = false;
         loop {
             let view = shared.view.load();
-            let key = self.key_for(&view, want)?;
+            let Some(key) = self.key_for(&view, want)? else {
+                drop(view);
+                self.find_out(opening_until).await?;
+                continue;
+            };
             let exclusive = self.is_exclusive(&view, want);
             let pool = shared.pools.load().get(&key).cloned();
             if let Some(pool) = &pool
@@ -284,19 +290,23 @@ impl ServerHandle {
         }
     }
 
-    fn key_for(&self, view: &ServerView, want: &Want) -> Result<LinkKey, LeaseError> {
-        if view.era() == Some(Era::Modern) {
-            return Ok(LinkKey::default());
+    /// The key of the link the caller may use; `None` while the server's era is not known.
+    fn key_for(&self, view: &ServerView, want: &Want) -> Result<Option<LinkKey>, LeaseError> {
+        match view.era_for(want.era) {
+            None => return Ok(None),
+            Some(Era::Modern) => return Ok(Some(LinkKey::modern())),
+            Some(Era::Legacy) => {}
         }
         let follows_roots = view.asks.roots && want.capabilities.has_roots();
         if follows_roots && want.roots.is_none() {
             return Err(LeaseError::NeedsRoots);
         }
-        Ok(LinkKey {
+        Ok(Some(LinkKey {
+            era: Era::Legacy,
             capabilities: want.capabilities,
             share: want.share.clone(),
             roots: if follows_roots { want.roots.clone() } else { None },
-        })
+        }))
     }
 
     /// Whether the call needs a link to itself: the server asks in ways that name no call, and this
@@ -304,15 +314,33 @@ impl ServerHandle {
     fn is_exclusive(&self, view: &ServerView, want: &Want) -> bool {
         want.purpose == Purpose::Call
             && view.asks.untied
-            && view.era() == Some(Era::Legacy)
+            && view.era_for(want.era) == Some(Era::Legacy)
             && (want.capabilities.has_sampling()
                 || want.capabilities.has_elicitation()
                 || want.capabilities.has_roots())
     }
 
     async fn open(&self, key: LinkKey, extra: bool, until: Instant) -> Result<(), UpstreamError> {
+        self.ask_owner(until, |reply| Command::Open { key, extra, reply }).await
+    }
+
+    /// Waits until the owner has found out what the server is, or failed to.
+    async fn find_out(&self, until: Instant) -> Result<(), UpstreamError> {
+        if let State::Down { reason, retry_at, .. } = &self.peek().state
+            && Instant::now().into_std() < *retry_at
+        {
+            return Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, reason.to_string()));
+        }
+        self.ask_owner(until, |reply| Command::FindOut { reply }).await
+    }
+
+    async fn ask_owner(
+        &self,
+        until: Instant,
+        command: impl FnOnce(oneshot::Sender<Result<(), UpstreamError>>) -> Command,
+    ) -> Result<(), UpstreamError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open { key, extra, reply };
+        let command = command(reply);
         let stopped =
             || UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, "the gateway is stopping it");
         let late = || UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::NotMade, "it is still starting");

@@ -34,7 +34,7 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// Opens a link for `inbound.key`. `hint` is the era found last time.
+    /// Opens a link for `inbound.key`. `hint` is the era to try first; legacy skips the modern question.
     pub(crate) async fn open(&self, inbound: Inbound, hint: Option<Era>) -> Result<Link, UpstreamError> {
         let deadline = Instant::now() + self.server.timeout.start;
         let inbound = Arc::new(inbound);
@@ -109,7 +109,10 @@ impl Opening<'_> {
             }
         }
         match self.legacy(&wire).await {
-            Ok(peer) => Ok(Link::new(self.inbound.key.clone(), Arc::new(peer), wire, Arc::clone(&self.inbound))),
+            Ok(peer) => {
+                let key = LinkKey { era: Era::Legacy, ..self.inbound.key.clone() };
+                Ok(Link::new(key, Arc::new(peer), wire, Arc::clone(&self.inbound)))
+            }
             Err(error) => {
                 close(wire).await;
                 Err(error)
@@ -161,7 +164,7 @@ impl Opening<'_> {
         let result = answer.raw(Field::Result).unwrap_or("{}");
         let peer = peer_of(Revision::V2026_07_28, result, answer);
         // A modern link serves every caller: nothing of theirs is part of it.
-        let key = LinkKey::default();
+        let key = LinkKey::modern();
         Ok(Link::new(key, Arc::new(peer), wire, Arc::clone(&self.inbound)))
     }
 

@@ -28,4 +28,4 @@ pub use handle::{Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
 pub use http_client::Worker;
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
 pub use owner::{Environment, Running, start};
-pub use view::{Asks, ServerView, State};
+pub use view::{Asks, CatalogKey, ServerView, State};

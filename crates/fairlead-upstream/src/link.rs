@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use fairlead_core::UpstreamError;
-use fairlead_wire::{CapabilitySet, Revision};
+use fairlead_wire::{CapabilitySet, Era, Revision, list};
 use inbound::Inbound;
 use std::{
     fmt,
@@ -49,14 +49,30 @@ impl std::hash::Hash for Roots {
 }
 
 /// Who may use a link together: equal keys share.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkKey {
+    /// The era spoken. A server that speaks both has links of both: each client is served in its own.
+    pub era: Era,
     /// What the server was told the client can do (empty for a modern server: it is told per request).
     pub capabilities: CapabilitySet,
     /// What the configuration keeps apart.
     pub share: ShareKey,
     /// The roots the server is told, where it follows them.
     pub roots: Option<Arc<Roots>>,
+}
+
+impl LinkKey {
+    /// The key of the one link a modern server needs: nothing of its callers is part of it.
+    #[must_use]
+    pub fn modern() -> Self {
+        Self { era: Era::Modern, capabilities: CapabilitySet::BARE, share: None, roots: None }
+    }
+
+    /// The key of a legacy link that belongs to nobody in particular.
+    #[must_use]
+    pub fn legacy(capabilities: CapabilitySet) -> Self {
+        Self { era: Era::Legacy, capabilities, share: None, roots: None }
+    }
 }
 
 /// What a server said of itself when the link was opened.
@@ -73,6 +89,19 @@ pub struct Peer {
     pub instructions: Option<Box<str>>,
     /// Raw JSON of the whole answer (`initialize` or `server/discover` result).
     pub answer: Box<str>,
+}
+
+impl Peer {
+    /// Whether a modern server says that it also serves session-based revisions.
+    #[must_use]
+    pub fn offers_legacy(&self) -> bool {
+        self.revision.era() == Era::Modern
+            && list::items(&self.answer, "supportedVersions").is_ok_and(|versions| {
+                versions.iter().any(|version| {
+                    Revision::parse(version.trim_matches('"')).is_some_and(|revision| revision.era() == Era::Legacy)
+                })
+            })
+    }
 }
 
 mod revision_text {

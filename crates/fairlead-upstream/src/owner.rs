@@ -14,7 +14,7 @@ use crate::{
     handshake::Opener,
     http_client::{HttpClients, Worker},
     link::{Link, LinkKey, inbound::Inbound},
-    view::{ServerView, State},
+    view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
 use backoff::Backoff;
@@ -76,7 +76,8 @@ pub struct Environment {
 #[derive(Debug)]
 pub(crate) enum Command {
     Open { key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>> },
-    Learn { capabilities: CapabilitySet },
+    FindOut { reply: oneshot::Sender<Result<(), UpstreamError>> },
+    Learn { client: Era, capabilities: CapabilitySet },
     Remember(Memory),
     Stop { done: oneshot::Sender<()> },
 }
@@ -148,10 +149,11 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         tasks: JoinSet::new(),
         opening: HashMap::new(),
         learning: HashSet::new(),
+        finding_out: false,
         watchers: HashMap::new(),
         backoff: Backoff::default(),
         retry: None,
-        primary: LinkKey { capabilities: primary, share: None, roots: None },
+        primary,
         dirty: Vec::new(),
         relist_at: None,
         refresh_at: Instant::now() + environment.catalog.refresh,
@@ -163,28 +165,36 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
     Running { handle: ServerHandle(shared), task }
 }
 
-/// Puts the stored catalogs into the first view; returns the capability set used last.
-fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut ServerView) -> CapabilitySet {
+/// Puts the stored catalogs into the first view; returns the key to open first.
+fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut ServerView) -> LinkKey {
     let identity = server.identity();
     let mut catalogs = HashMap::new();
-    let (mut latest, mut primary) = (0, CapabilitySet::BARE);
+    let (mut latest, mut latest_legacy) = (0, 0);
+    let mut legacy = CapabilitySet::BARE;
     for record in stored.into_iter().filter(|record| record.identity == identity) {
-        let Some(capabilities) = catalog::stored_key(&record.capabilities) else { continue };
+        let Some(key) = CatalogKey::from_text(&record.capabilities) else { continue };
         match serde_json::from_str::<StoredBody>(&record.body) {
             Ok(body) => {
-                catalogs.insert(capabilities, Arc::new(body.catalog(record.learned_ms)));
+                catalogs.insert(key, Arc::new(body.catalog(record.learned_ms)));
                 if record.learned_ms >= latest {
                     latest = record.learned_ms;
-                    primary = capabilities;
                     view.asks = body.asks;
-                    view.peer = Some(Arc::new(body.peer));
+                }
+                match key.era {
+                    Era::Modern => view.modern = Some(Arc::new(body.peer)),
+                    Era::Legacy if record.learned_ms >= latest_legacy => {
+                        latest_legacy = record.learned_ms;
+                        legacy = key.capabilities;
+                        view.legacy = Some(Arc::new(body.peer));
+                    }
+                    Era::Legacy => {}
                 }
             }
             Err(error) => tracing::warn!(server = %server.name, %error, "a stored catalog cannot be read"),
         }
     }
     view.catalogs = Arc::new(catalogs);
-    primary
+    if view.modern.is_some() { LinkKey::modern() } else { LinkKey::legacy(legacy) }
 }
 
 struct Waiting {
@@ -193,7 +203,7 @@ struct Waiting {
 
 enum Done {
     Opened { key: LinkKey, result: Result<Link, UpstreamError> },
-    Learned { capabilities: CapabilitySet, kinds: Vec<ListingKind>, result: Result<Catalog, UpstreamError> },
+    Learned { catalog_key: CatalogKey, kinds: Vec<ListingKind>, result: Result<Catalog, UpstreamError> },
     Other,
 }
 
@@ -206,7 +216,9 @@ struct Owner {
     event_queue: mpsc::Receiver<LinkEvent>,
     tasks: JoinSet<Done>,
     opening: HashMap<LinkKey, Waiting>,
-    learning: HashSet<CapabilitySet>,
+    learning: HashSet<CatalogKey>,
+    /// The era of the server is being found out, by opening the primary link.
+    finding_out: bool,
     /// Listen streams of modern links, by link id.
     watchers: HashMap<u64, AbortHandle>,
     backoff: Backoff,
@@ -223,7 +235,7 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self) {
-        self.open(self.primary.clone(), true);
+        self.find_out(true);
         let mut look = Instant::now() + LOOK;
         loop {
             let due = [Some(look), self.retry, self.relist_at].into_iter().flatten().min().unwrap_or(look);
@@ -248,7 +260,7 @@ impl Owner {
             let now = Instant::now();
             if self.retry.is_some_and(|at| at <= now) {
                 self.retry = None;
-                self.open(self.primary.clone(), false);
+                self.find_out(false);
             }
             if self.relist_at.is_some_and(|at| at <= now) {
                 self.relist_at = None;
@@ -281,7 +293,17 @@ impl Owner {
     fn command(&mut self, command: Command) {
         match command {
             Command::Open { key, extra, reply } => self.open_for(key, extra, reply),
-            Command::Learn { capabilities } => self.learn(capabilities, &ListingKind::ALL),
+            Command::FindOut { reply } => {
+                if self.shared.view.load().is_known() && !self.finding_out {
+                    let _ = reply.send(Ok(()));
+                    return;
+                }
+                self.find_out(false);
+                if let Some(waiting) = self.opening.get_mut(&self.primary) {
+                    waiting.replies.push(reply);
+                }
+            }
+            Command::Learn { client, capabilities } => self.learn(client, capabilities, &ListingKind::ALL),
             Command::Remember(memory) => self.remember(memory),
             Command::Stop { .. } => unreachable!("handled in the loop"),
         }
@@ -334,7 +356,7 @@ impl Owner {
             )));
             return;
         }
-        self.open(key.clone(), false);
+        self.open(key.clone(), false, Some(key.era));
         if let Some(waiting) = self.opening.get_mut(&key) {
             waiting.replies.push(reply);
         }
@@ -356,7 +378,20 @@ impl Owner {
         }
     }
 
-    fn open(&mut self, key: LinkKey, queued: bool) {
+    /// Opens the first link, whatever the server turns out to speak.
+    fn find_out(&mut self, queued: bool) {
+        if self.opening.contains_key(&self.primary) {
+            return;
+        }
+        self.finding_out = true;
+        // What it spoke last is asked first; a server that only spoke legacy is not asked anew.
+        let view = self.shared.view.load();
+        let hint = if view.modern.is_none() && view.legacy.is_some() { Some(Era::Legacy) } else { None };
+        drop(view);
+        self.open(self.primary.clone(), queued, hint);
+    }
+
+    fn open(&mut self, key: LinkKey, queued: bool, hint: Option<Era>) {
         if self.opening.contains_key(&key) {
             return;
         }
@@ -364,7 +399,6 @@ impl Owner {
         let inbound = Inbound::new(self.next_link, self.name().clone(), key.clone(), self.event_sender.clone());
         self.next_link += 1;
         let opener = Arc::clone(&self.opener);
-        let hint = self.shared.view.load().era();
         let starts = queued.then(|| Arc::clone(&self.environment.starts));
         self.tasks.spawn(async move {
             // At start-up servers queue for their turn; a call never does.
@@ -381,7 +415,7 @@ impl Owner {
         match done {
             Done::Opened { key, result: Ok(link) } => self.opened(&key, link),
             Done::Opened { key, result: Err(error) } => self.failed(&key, error),
-            Done::Learned { capabilities, kinds, result } => self.learned(capabilities, &kinds, result),
+            Done::Learned { catalog_key, kinds, result } => self.learned(catalog_key, &kinds, result),
             Done::Other => {}
         }
     }
@@ -399,7 +433,8 @@ impl Owner {
         links.push(Arc::clone(&link));
         pool.links.store(Arc::new(links));
         self.shared.pools.store(Arc::new(pools));
-        if key.share.is_none() && key.roots.is_none() && link.peer().revision.era() == Era::Modern {
+        if *wanted == self.primary {
+            self.finding_out = false;
             self.primary = key.clone();
         }
         tracing::info!(
@@ -410,10 +445,21 @@ impl Owner {
         );
         self.publish(|view| {
             view.state = State::Ready;
-            if view.peer.as_ref().is_none_or(|peer| peer.answer != link.peer().answer) {
+            let peer = match key.era {
+                Era::Modern => &mut view.modern,
+                Era::Legacy => {
+                    view.legacy_refused = false;
+                    &mut view.legacy
+                }
+            };
+            if peer.as_ref().is_none_or(|peer| peer.answer != link.peer().answer) {
                 view.catalog_version += 1;
             }
-            view.peer = Some(Arc::clone(link.peer()));
+            *peer = Some(Arc::clone(link.peer()));
+            if key.era == Era::Legacy && *wanted == LinkKey::modern() {
+                // The server went back to the session-based revisions.
+                view.modern = None;
+            }
         });
         pool.freed.notify_one();
         if let Some(waiting) = self.opening.remove(wanted) {
@@ -425,10 +471,10 @@ impl Owner {
         if link.peer().revision.era() == Era::Modern {
             self.watch(&link);
         }
-        let capabilities = self.shared.view.load().catalog_key(key.capabilities);
-        let known = self.shared.view.load().catalogs.get(&capabilities).is_some_and(|catalog| catalog.confirmed);
+        let catalog_key = CatalogKey { era: key.era, capabilities: key.capabilities };
+        let known = self.shared.view.load().catalogs.get(&catalog_key).is_some_and(|catalog| catalog.confirmed);
         if !known {
-            self.learn_over(&link, capabilities, &ListingKind::ALL);
+            self.learn_over(&link, catalog_key, &ListingKind::ALL);
         } else if !self.shared.view.load().fresh {
             self.publish(|view| {
                 view.fresh = true;
@@ -481,6 +527,20 @@ impl Owner {
         let cause = error.cause.as_ref().map(|cause| chain(cause.as_ref()));
         tracing::warn!(server = %self.name(), cause, retry_in = ?wait, "cannot connect to the server: {error}");
         let retry_at = Instant::now() + wait;
+        if *key == self.primary {
+            self.finding_out = false;
+        }
+        if key.era == Era::Legacy
+            && self.shared.view.load().modern.is_some()
+            && error.kind != UpstreamErrorKind::AtCapacity
+        {
+            tracing::info!(server = %self.name(), "the server refuses the session-based revisions; its legacy clients use the modern link");
+            self.publish(|view| {
+                view.legacy = None;
+                view.legacy_refused = true;
+                view.catalog_version += 1;
+            });
+        }
         if self.links().iter().all(|link| link.is_closed()) {
             self.retry = Some(retry_at);
             let reason: Arc<str> = error.to_string().into();
@@ -539,8 +599,8 @@ impl Owner {
         self.publish(|view| view.asks = asks);
         let catalogs: Vec<_> =
             self.shared.view.load().catalogs.iter().map(|(key, catalog)| (*key, Arc::clone(catalog))).collect();
-        for (capabilities, catalog) in catalogs {
-            self.save(capabilities, &catalog);
+        for (catalog_key, catalog) in catalogs {
+            self.save(catalog_key, &catalog);
         }
     }
 
@@ -629,7 +689,7 @@ impl Owner {
         if Instant::now() >= self.refresh_at {
             self.refresh_at = Instant::now() + self.environment.catalog.refresh;
             let announces =
-                self.shared.view.load().peer.as_ref().is_some_and(|peer| peer.capabilities.contains("listChanged"));
+                self.shared.view.load().any_peer().is_some_and(|peer| peer.capabilities.contains("listChanged"));
             if !announces {
                 self.dirty = ListingKind::ALL.to_vec();
                 self.relist();
@@ -644,9 +704,9 @@ impl Owner {
         if kinds.is_empty() {
             return;
         }
-        let mut open: HashMap<CapabilitySet, Arc<Link>> = HashMap::new();
+        let mut open: HashMap<CatalogKey, Arc<Link>> = HashMap::new();
         for link in self.links().into_iter().filter(|link| !link.is_closed()) {
-            open.entry(self.shared.view.load().catalog_key(link.key().capabilities)).or_insert(link);
+            open.entry(catalog_key_of(&link)).or_insert(link);
         }
         let view = self.shared.view.load_full();
         if view.catalogs.keys().any(|key| !open.contains_key(key)) {
@@ -666,57 +726,60 @@ impl Owner {
                 );
             });
         }
-        for (capabilities, link) in open {
-            if self.learning.contains(&capabilities) {
+        for (catalog_key, link) in open {
+            if self.learning.contains(&catalog_key) {
                 // A listing is under way; what changed meanwhile is looked at after it.
                 self.dirty.clone_from(&kinds);
                 self.relist_at = Some(Instant::now() + SETTLE);
             } else {
-                self.learn_over(&link, capabilities, &kinds);
+                self.learn_over(&link, catalog_key, &kinds);
             }
         }
     }
 
-    fn learn(&mut self, capabilities: CapabilitySet, kinds: &[ListingKind]) {
+    fn learn(&mut self, client: Era, capabilities: CapabilitySet, kinds: &[ListingKind]) {
         let view = self.shared.view.load_full();
-        let capabilities = view.catalog_key(capabilities);
-        if self.learning.contains(&capabilities) {
+        if !view.is_known() {
+            if self.retry.is_none() {
+                self.find_out(false);
+            }
             return;
         }
-        if !view.catalogs.contains_key(&capabilities)
+        let catalog_key = view.catalog_key(client, capabilities);
+        if self.learning.contains(&catalog_key) {
+            return;
+        }
+        if !view.catalogs.contains_key(&catalog_key)
             && view.catalogs.len() >= self.environment.catalog.max_capability_sets
         {
             tracing::debug!(server = %self.name(), "as many capability sets as `catalog.max_capability_sets` allows; the nearest catalog serves");
             return;
         }
-        let link = self
-            .links()
-            .into_iter()
-            .find(|link| !link.is_closed() && view.catalog_key(link.key().capabilities) == capabilities);
+        let link = self.links().into_iter().find(|link| !link.is_closed() && catalog_key_of(link) == catalog_key);
         match link {
-            Some(link) => self.learn_over(&link, capabilities, kinds),
+            Some(link) => self.learn_over(&link, catalog_key, kinds),
             None => {
                 let down = matches!(&view.state, State::Down { retry_at, .. } if Instant::now().into_std() < *retry_at);
                 let full = self.links().len() + self.opening.len() >= self.shared.server.max_sessions;
                 if !down && !full {
-                    let key = if view.era() == Some(Era::Modern) {
-                        LinkKey::default()
-                    } else {
-                        LinkKey { capabilities, share: None, roots: None }
+                    let key = match catalog_key.era {
+                        Era::Modern => LinkKey::modern(),
+                        Era::Legacy => LinkKey::legacy(catalog_key.capabilities),
                     };
-                    self.open(key, false);
+                    let hint = Some(key.era);
+                    self.open(key, false, hint);
                 }
             }
         }
     }
 
-    fn learn_over(&mut self, link: &Arc<Link>, capabilities: CapabilitySet, kinds: &[ListingKind]) {
-        if !self.learning.insert(capabilities) {
+    fn learn_over(&mut self, link: &Arc<Link>, catalog_key: CatalogKey, kinds: &[ListingKind]) {
+        if !self.learning.insert(catalog_key) {
             return;
         }
         let link = Arc::clone(link);
         let kinds = kinds.to_vec();
-        let before = self.shared.view.load().catalogs.get(&capabilities).cloned();
+        let before = self.shared.view.load().catalogs.get(&catalog_key).cloned();
         // A part can only be listed anew when the rest is there.
         let kinds = if before.is_some() { kinds } else { ListingKind::ALL.to_vec() };
         let bounds =
@@ -725,16 +788,16 @@ impl Owner {
         let deadline = Instant::now() + self.shared.server.timeout.start;
         self.tasks.spawn(async move {
             let result = catalog::learn(&link, &kinds, before.as_deref(), bounds, now_ms, deadline).await;
-            Done::Learned { capabilities, kinds, result }
+            Done::Learned { catalog_key, kinds, result }
         });
     }
 
-    fn learned(&mut self, capabilities: CapabilitySet, kinds: &[ListingKind], result: Result<Catalog, UpstreamError>) {
-        self.learning.remove(&capabilities);
+    fn learned(&mut self, catalog_key: CatalogKey, kinds: &[ListingKind], result: Result<Catalog, UpstreamError>) {
+        self.learning.remove(&catalog_key);
         match result {
             Ok(catalog) => {
                 let catalog = Arc::new(catalog);
-                let before = self.shared.view.load().catalogs.get(&capabilities).cloned();
+                let before = self.shared.view.load().catalogs.get(&catalog_key).cloned();
                 let changed: Vec<_> = kinds
                     .iter()
                     .copied()
@@ -742,7 +805,7 @@ impl Owner {
                     .collect();
                 self.publish(|view| {
                     let mut catalogs = HashMap::clone(&view.catalogs);
-                    catalogs.insert(capabilities, Arc::clone(&catalog));
+                    catalogs.insert(catalog_key, Arc::clone(&catalog));
                     view.catalogs = Arc::new(catalogs);
                     if !changed.is_empty() || !view.fresh {
                         view.catalog_version += 1;
@@ -750,9 +813,9 @@ impl Owner {
                     view.fresh = true;
                 });
                 for kind in changed {
-                    let _ = self.shared.events.send(ServerEvent::ListChanged(kind));
+                    let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: catalog_key.era });
                 }
-                self.save(capabilities, &catalog);
+                self.save(catalog_key, &catalog);
             }
             Err(error) => {
                 tracing::warn!(server = %self.name(), "cannot list what the server has: {error}");
@@ -766,14 +829,18 @@ impl Owner {
         }
     }
 
-    fn save(&mut self, capabilities: CapabilitySet, catalog: &Catalog) {
+    fn save(&mut self, catalog_key: CatalogKey, catalog: &Catalog) {
         let view = self.shared.view.load_full();
-        let Some(peer) = &view.peer else { return };
+        let peer = match catalog_key.era {
+            Era::Modern => &view.modern,
+            Era::Legacy => &view.legacy,
+        };
+        let Some(peer) = peer else { return };
         let Ok(body) = serde_json::to_string(&StoredBody::new(peer, view.asks, catalog)) else { return };
         let record = StoredCatalog {
             server: self.name().to_string(),
             identity: self.shared.server.identity(),
-            capabilities: capabilities.key(),
+            capabilities: catalog_key.to_text(),
             body,
             learned_ms: catalog.learned_ms,
         };
@@ -801,6 +868,11 @@ impl Owner {
         while closing.join_next().await.is_some() {}
         self.tasks.shutdown().await;
     }
+}
+
+/// The catalog that is listed over a link.
+fn catalog_key_of(link: &Link) -> CatalogKey {
+    CatalogKey { era: link.key().era, capabilities: link.key().capabilities }
 }
 
 /// Whether two catalogs list the same.

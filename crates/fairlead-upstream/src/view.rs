@@ -50,16 +50,53 @@ pub struct Asks {
     pub untied: bool,
 }
 
+/// For whom a catalog was listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CatalogKey {
+    /// The era it was listed in.
+    pub era: Era,
+    /// What the client declared; empty for a modern server, whose lists may not depend on the connection.
+    pub capabilities: CapabilitySet,
+}
+
+impl CatalogKey {
+    /// The one catalog of a modern server.
+    pub const MODERN: Self = Self { era: Era::Modern, capabilities: CapabilitySet::BARE };
+
+    /// The key as text, for the store.
+    #[must_use]
+    pub fn to_text(self) -> String {
+        match self.era {
+            Era::Modern => "modern".to_owned(),
+            Era::Legacy => self.capabilities.key(),
+        }
+    }
+
+    /// The key of a stored text.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text == "modern" {
+            return Some(Self::MODERN);
+        }
+        Some(Self { era: Era::Legacy, capabilities: CapabilitySet::from_key(text)? })
+    }
+}
+
 /// The published picture of one server.
 #[derive(Debug, Clone)]
 pub struct ServerView {
     /// Where the server stands.
     pub state: State,
-    /// Who answered: era, revision, capabilities, instructions. From the store until confirmed.
-    pub peer: Option<Arc<Peer>>,
-    /// Catalogs by the client capability set they were listed for. A modern server has one, under
-    /// [`CapabilitySet::BARE`]: its lists may not depend on the connection.
-    pub catalogs: Arc<HashMap<CapabilitySet, Arc<Catalog>>>,
+    /// What the server said of itself to modern clients, if it speaks 2026-07-28. From the store
+    /// until confirmed.
+    pub modern: Option<Arc<Peer>>,
+    /// What it said to clients of the session-based revisions, if it was asked.
+    pub legacy: Option<Arc<Peer>>,
+    /// A server that offers both eras refused the legacy handshake: its legacy clients are served
+    /// over the modern link.
+    pub legacy_refused: bool,
+    /// Catalogs by what a client has to be for them.
+    pub catalogs: Arc<HashMap<CatalogKey, Arc<Catalog>>>,
     /// What the server was seen to ask.
     pub asks: Asks,
     /// Whether the catalogs were confirmed by the running server (not only read from the store),
@@ -75,7 +112,9 @@ impl ServerView {
     pub(crate) fn new() -> Self {
         Self {
             state: State::Starting,
-            peer: None,
+            modern: None,
+            legacy: None,
+            legacy_refused: false,
             catalogs: Arc::default(),
             asks: Asks::default(),
             fresh: false,
@@ -84,33 +123,66 @@ impl ServerView {
         }
     }
 
-    /// The era, once known.
+    /// The era in which a client of era `client` is served: its own where the server speaks it.
+    /// `None` while nothing is known of the server.
     #[must_use]
-    pub fn era(&self) -> Option<Era> {
-        self.peer.as_ref().map(|peer| peer.revision.era())
-    }
-
-    /// The capability set a catalog for a caller with `capabilities` is kept under.
-    #[must_use]
-    pub fn catalog_key(&self, capabilities: CapabilitySet) -> CapabilitySet {
-        match self.era() {
-            Some(Era::Modern) => CapabilitySet::BARE,
-            _ => capabilities,
+    pub fn era_for(&self, client: Era) -> Option<Era> {
+        match (&self.modern, &self.legacy) {
+            (Some(modern), legacy) => {
+                let both = !self.legacy_refused && (legacy.is_some() || modern.offers_legacy());
+                Some(if both { client } else { Era::Modern })
+            }
+            (None, Some(_)) => Some(Era::Legacy),
+            (None, None) => None,
         }
     }
 
-    /// The catalog a caller with `capabilities` sees, if it was ever learned.
+    /// What the server says of itself to a client of era `client`. `None` also while a server that
+    /// speaks both eras was not asked in this one yet.
     #[must_use]
-    pub fn catalog(&self, capabilities: CapabilitySet) -> Option<&Arc<Catalog>> {
-        self.catalogs.get(&self.catalog_key(capabilities))
+    pub fn peer_for(&self, client: Era) -> Option<&Arc<Peer>> {
+        match self.era_for(client)? {
+            Era::Modern => self.modern.as_ref(),
+            Era::Legacy => self.legacy.as_ref(),
+        }
+    }
+
+    /// Whether anything is known of the server.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.modern.is_some() || self.legacy.is_some()
+    }
+
+    /// Whether the server was heard of in either era, for tables: the newer one.
+    #[must_use]
+    pub fn any_peer(&self) -> Option<&Arc<Peer>> {
+        self.modern.as_ref().or(self.legacy.as_ref())
+    }
+
+    /// What the catalog for such a client is kept under.
+    #[must_use]
+    pub fn catalog_key(&self, client: Era, capabilities: CapabilitySet) -> CatalogKey {
+        match (self.era_for(client), client) {
+            (Some(Era::Modern), _) => CatalogKey::MODERN,
+            // A modern client cannot be asked by a legacy server, and sees what such a client sees.
+            (_, Era::Modern) => CatalogKey { era: Era::Legacy, capabilities: CapabilitySet::BARE },
+            (_, Era::Legacy) => CatalogKey { era: Era::Legacy, capabilities },
+        }
+    }
+
+    /// The catalog such a client sees, if it was ever learned.
+    #[must_use]
+    pub fn catalog(&self, client: Era, capabilities: CapabilitySet) -> Option<&Arc<Catalog>> {
+        self.catalogs.get(&self.catalog_key(client, capabilities))
     }
 
     /// That catalog, or any other of the server when that one was never learned.
     #[must_use]
-    pub fn nearest_catalog(&self, capabilities: CapabilitySet) -> Option<&Arc<Catalog>> {
-        self.catalog(capabilities)
-            .or_else(|| self.catalogs.get(&CapabilitySet::BARE))
-            .or_else(|| self.catalogs.iter().min_by_key(|(key, _)| **key).map(|(_, catalog)| catalog))
+    pub fn nearest_catalog(&self, client: Era, capabilities: CapabilitySet) -> Option<&Arc<Catalog>> {
+        self.catalog(client, capabilities)
+            .or_else(|| self.catalogs.get(&CatalogKey { era: Era::Legacy, capabilities: CapabilitySet::BARE }))
+            .or_else(|| self.catalogs.get(&CatalogKey::MODERN))
+            .or_else(|| self.catalogs.iter().min_by_key(|(key, _)| key.capabilities).map(|(_, catalog)| catalog))
     }
 
     /// Why the server's part of a list is missing or stale; `None` when all is well.

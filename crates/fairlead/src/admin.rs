@@ -38,7 +38,8 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
         }
-        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
+        let verbose =
+            request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
         match request.uri().path() {
             "/metrics" => self.metrics(),
             "/health/live" => self.health(true, verbose),

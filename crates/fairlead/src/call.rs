@@ -23,11 +23,8 @@ pub(crate) fn run(arguments: &cli::Call) -> Result<Exit, Failure> {
     let answer = runtime::control(private::with_gateway(&arguments.which, server, async |reach: &Reach| {
         let call = call(reach, &arguments.name, &object);
         tokio::time::timeout(arguments.timeout, call).await.map_err(|_| {
-            let message =
-                format!("no result within {:?}; whether the call took effect is unknown", arguments.timeout);
-            Failure::new(Code::ServerTimeout, message)
-                .exit(Exit::Unreachable)
-                .hint("`--timeout` allows for more")
+            let message = format!("no result within {:?}; whether the call took effect is unknown", arguments.timeout);
+            Failure::new(Code::ServerTimeout, message).exit(Exit::Unreachable).hint("`--timeout` allows for more")
         })?
     }))?;
     let raw = match answer {

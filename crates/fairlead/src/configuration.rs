@@ -40,9 +40,7 @@ impl Origin {
     /// How people call it.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Files(files) => {
-                files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
-            }
+            Self::Files(files) => files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "),
             Self::Demo => format!("the bundled demo (there is no {DEFAULT_FILE} here)"),
         }
     }

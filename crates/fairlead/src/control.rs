@@ -133,7 +133,7 @@ pub(crate) fn tokens(bytes: usize) -> usize {
 pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
     let view = handle.view();
     let config = handle.config();
-    let catalog = view.nearest_catalog(CapabilitySet::BARE);
+    let catalog = view.nearest_catalog(Era::Modern, CapabilitySet::BARE);
     let count = |kind| catalog.map(|catalog| catalog.listing(kind).entries.len());
     let bytes = catalog.map(|catalog| ListingKind::ALL.iter().map(|kind| catalog.listing(*kind).bytes()).sum());
     let links = handle.links();
@@ -159,8 +159,13 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         start: start(config.start).to_owned(),
         state: view.state.word().to_owned(),
         retry_ms,
-        era: view.era().map(|era| if era == Era::Modern { "modern" } else { "legacy" }.to_owned()),
-        revision: view.peer.as_ref().map(|peer| peer.revision.as_str().to_owned()),
+        era: match (&view.modern, &view.legacy) {
+            (Some(modern), _) if modern.offers_legacy() && !view.legacy_refused => Some("both".to_owned()),
+            (Some(_), _) => Some("modern".to_owned()),
+            (None, Some(_)) => Some("legacy".to_owned()),
+            (None, None) => None,
+        },
+        revision: view.any_peer().map(|peer| peer.revision.as_str().to_owned()),
         tools: count(ListingKind::Tools),
         resources: count(ListingKind::Resources),
         templates: count(ListingKind::Templates),

@@ -66,6 +66,7 @@ pub(crate) fn local(reach: &Reach, command: &str) -> Result<(), Failure> {
     if reach.is_local() {
         return Ok(());
     }
-    Err(Failure::usage(format!("`fairlead {command}` asks a gateway on this machine and has no use for a URL"))
-        .hint("leave `--url` out (is FAIRLEAD_URL set?); from elsewhere, see `/health/ready?verbose` on the admin listener"))
+    Err(Failure::usage(format!("`fairlead {command}` asks a gateway on this machine and has no use for a URL")).hint(
+        "leave `--url` out (is FAIRLEAD_URL set?); from elsewhere, see `/health/ready?verbose` on the admin listener",
+    ))
 }

@@ -12,8 +12,7 @@ use fairlead_core::Code;
 use fairlead_wire::{
     Field, Frame, Kind, Limits, Revision, header as mcp_header,
     header::ParamHeaders,
-    list,
-    message,
+    list, message,
     sse::{SseLimits, SseParser},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -116,8 +115,9 @@ impl Client {
                 Answer::Result(result) => result,
                 Answer::Error(code, text) => return Err(refused(code, &text)),
             };
-            let page = list::items(&result, member)
-                .map_err(|error| Failure::unreachable(format!("the answer to {method} cannot be read")).because(&error))?;
+            let page = list::items(&result, member).map_err(|error| {
+                Failure::unreachable(format!("the answer to {method} cannot be read")).because(&error)
+            })?;
             items.extend(page.into_iter().map(str::to_owned));
             match list::string_member(&result, "nextCursor") {
                 Some(next) => cursor = Some(next.into_owned()),
@@ -195,7 +195,7 @@ pub(crate) fn param_headers(tool: &str, arguments: &str) -> Result<Vec<(HeaderNa
     if !schema.contains("x-mcp-header") {
         return Ok(Vec::new());
     }
-    ParamHeaders::from_schema(schema).map(|headers| headers.encode(Some(arguments))).map_err(|error| {
-        Failure::usage(format!("the tool declares unusable argument headers: {}", chain(&error)))
-    })
+    ParamHeaders::from_schema(schema)
+        .map(|headers| headers.encode(Some(arguments)))
+        .map_err(|error| Failure::usage(format!("the tool declares unusable argument headers: {}", chain(&error))))
 }

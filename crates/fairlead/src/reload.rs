@@ -136,9 +136,8 @@ pub(crate) async fn reload(house: &House, origin: &Origin, log: &LogControl) {
         tracing::warn!(error = chain(&error), "the log level stays as it was");
     }
     let applied = house.gateway.apply(Arc::new(config)).await;
-    let names = |names: &[fairlead_core::ServerName]| {
-        names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |names: &[fairlead_core::ServerName]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     tracing::info!(
         added = names(&applied.added),
         removed = names(&applied.removed),

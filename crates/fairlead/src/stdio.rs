@@ -81,9 +81,8 @@ pub(crate) fn run(arguments: &cli::Stdio) -> Result<Exit, Failure> {
 
 /// Serves until the client closes its end or the program is told to stop.
 async fn bridge(reach: Reach) -> Result<(), Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::new(Code::Internal, "cannot listen to signals").because(&error))
-    };
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::new(Code::Internal, "cannot listen to signals").because(&error));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let stop = async {
         tokio::select! {

@@ -220,9 +220,8 @@ fn locked(error: &DataDirError) -> Failure {
     let code = if matches!(error, DataDirError::Locked { .. }) { Code::DataDirLocked } else { Code::DataDir };
     let failure = Failure::new(code, chain(error));
     match error {
-        DataDirError::Locked { .. } => {
-            failure.hint("stop it first, or give this one its own `data_dir`; `fairlead servers` asks the one that runs")
-        }
+        DataDirError::Locked { .. } => failure
+            .hint("stop it first, or give this one its own `data_dir`; `fairlead servers` asks the one that runs"),
         _ => failure.hint("set `data_dir` to a directory this user can write to"),
     }
 }
@@ -252,20 +251,23 @@ fn listeners(config: &Config, doors: Doors) -> Result<Vec<TcpListener>, Failure>
     if doors == Doors::ControlOnly {
         return Ok(Vec::new());
     }
-    match listener::bind(config.listen.address, config.workers) {
+    let address = config.listen.address;
+    let bound = if listener::is_taken(address) {
+        Err(io::ErrorKind::AddrInUse.into())
+    } else {
+        listener::bind(address, config.workers)
+    };
+    match bound {
         Ok(listeners) => Ok(listeners),
         Err(error) if doors == Doors::WhereFree => {
-            tracing::warn!(address = %config.listen.address, %error, "cannot listen; serving standard streams only");
+            tracing::warn!(%address, %error, "cannot listen; serving standard streams only");
             Ok(Vec::new())
         }
-        Err(error) => Err(cannot_listen(config.listen.address, "listen.address", &error)),
+        Err(error) => Err(cannot_listen(address, "listen.address", &error)),
     }
 }
 
-fn admin_listener(
-    config: &Config,
-    doors: Doors,
-) -> Result<Option<(SocketAddr, tokio::net::TcpListener)>, Failure> {
+fn admin_listener(config: &Config, doors: Doors) -> Result<Option<(SocketAddr, tokio::net::TcpListener)>, Failure> {
     let Some(address) = config.admin.address.filter(|_| doors != Doors::ControlOnly) else { return Ok(None) };
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -284,9 +286,8 @@ fn admin_listener(
 fn cannot_listen(address: SocketAddr, key: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Code::CannotListen, format!("cannot listen on {address}")).because(error);
     match error.kind() {
-        io::ErrorKind::AddrInUse => failure.hint(format!(
-            "another program (another gateway?) listens there: stop it, or set `{key}` to another port"
-        )),
+        io::ErrorKind::AddrInUse => failure
+            .hint(format!("another program (another gateway?) listens there: stop it, or set `{key}` to another port")),
         io::ErrorKind::AddrNotAvailable => {
             failure.hint(format!("this machine has no such address: set `{key}` to one it has"))
         }

@@ -48,7 +48,8 @@ impl Banner<'_> {
             let _ = writeln!(out, "    {name:<width$}  {:<5}  {how}", transport(&server.transport));
         }
 
-        let snippet = serde_json::json!({ "mcpServers": { "fairlead": { "type": "http", "url": format!("http://{mcp}/mcp") } } });
+        let snippet =
+            serde_json::json!({ "mcpServers": { "fairlead": { "type": "http", "url": format!("http://{mcp}/mcp") } } });
         let mut arguments = vec!["stdio".to_owned()];
         if let Origin::Files(files) = self.origin {
             for file in files {

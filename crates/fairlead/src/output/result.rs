@@ -103,7 +103,11 @@ mod tests {
         for (raw, text, is_error) in [
             (r#"{"content":[{"type":"text","text":"a\n"},{"type":"text","text":"b"}]}"#, "a\nb\n", false),
             (r#"{"content":[{"type":"text","text":"no"}],"isError":true}"#, "no\n", true),
-            (r#"{"content":[{"type":"image","data":"AAAA","mimeType":"image/png"}]}"#, "[image image/png, 3 bytes]\n", false),
+            (
+                r#"{"content":[{"type":"image","data":"AAAA","mimeType":"image/png"}]}"#,
+                "[image image/png, 3 bytes]\n",
+                false,
+            ),
             (r#"{"content":[{"type":"resource","resource":{"uri":"a:b","text":"t"}}]}"#, "t\n", false),
             (r#"{"content":[{"type":"resource_link","uri":"a:b","name":"n"}]}"#, "[resource a:b]\n", false),
             (r#"{"content":[],"structuredContent":{"a":1.0}}"#, "{\"a\":1.0}\n", false),

@@ -37,8 +37,19 @@ fn number(value: Option<usize>) -> String {
 /// `fairlead servers`.
 pub(crate) fn servers(rows: &[ServerRow]) -> String {
     let mut table = table(&[
-        "NAME", "TRANSPORT", "STATE", "ERA", "REVISION", "TOOLS", "RESOURCES", "PROMPTS", "BYTES", "TOKENS", "LINKS",
-        "PROCESSES", "LAST ERROR",
+        "NAME",
+        "TRANSPORT",
+        "STATE",
+        "ERA",
+        "REVISION",
+        "TOOLS",
+        "RESOURCES",
+        "PROMPTS",
+        "BYTES",
+        "TOKENS",
+        "LINKS",
+        "PROCESSES",
+        "LAST ERROR",
     ]);
     for row in rows {
         let state = if row.stale && row.state != "down" { format!("{} (stale)", row.state) } else { row.state.clone() };

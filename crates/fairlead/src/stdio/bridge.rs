@@ -298,7 +298,8 @@ impl Bridge {
     async fn answer(&self, response: Response<Incoming>) -> Result<Frame, String> {
         let status = response.status();
         let parse = |bytes| {
-            Frame::parse(bytes, &Limits::default()).map_err(|_| format!("the gateway answered HTTP {status} without MCP"))
+            Frame::parse(bytes, &Limits::default())
+                .map_err(|_| format!("the gateway answered HTTP {status} without MCP"))
         };
         if !is_stream(&response) {
             return parse(whole(response.into_body()).await?);
@@ -588,5 +589,7 @@ fn is_stream(response: &Response<Incoming>) -> bool {
 
 async fn whole(body: Incoming) -> Result<Bytes, String> {
     let collected = Limited::new(body, MAX_MESSAGE).collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|error| format!("the gateway's answer broke off: {error}"))
+    collected
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| format!("the gateway's answer broke off: {error}"))
 }

@@ -1,0 +1,1 @@
+//! Nothing stays: no process, no memory, no session.

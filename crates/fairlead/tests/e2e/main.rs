@@ -1,0 +1,17 @@
+//! The whole gateway, from outside: the real program on ports of its own, scripted servers behind it, scripted clients
+//! before it. Each module is one promise; a test that fails keeps the directory of its gateway and says where it is.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod bad_input;
+mod broken;
+mod conformance;
+mod healing;
+mod leaks;
+mod names;
+mod protocol;
+mod questions;
+mod real;
+mod reload;
+mod sessions;
+mod support;

@@ -1,0 +1,1 @@
+//! Names and URIs: stable, collision-free, and the same everywhere they occur.

@@ -1,0 +1,1 @@
+//! A new configuration changes what it changes, and nothing else.

@@ -1,0 +1,1 @@
+//! Sessions of legacy clients: sealed, bound, and as durable as the data directory.
