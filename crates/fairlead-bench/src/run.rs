@@ -38,8 +38,8 @@ pub(crate) struct Args {
     /// nginx binary; without it, the one on PATH, if any
     #[arg(long)]
     nginx: Option<PathBuf>,
-    /// Runtime model of the minimal proxy
-    #[arg(long, default_value = "shared")]
+    /// Runtime model of the minimal proxy; the gateway's own, so that the ratio compares work and not models
+    #[arg(long, default_value = "per-core")]
     model: Model,
     /// Era of clients and server
     #[arg(long, default_value = "legacy")]

@@ -9,7 +9,7 @@ use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
 use fairlead_wire::{Era, Field, Frame, Method, Revision, Span, edit::Edits, header};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long a listen stream may live before the client opens it again.
 const LISTEN: Duration = Duration::from_secs(24 * 3600);
@@ -86,15 +86,42 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     };
     let link = lease.era();
     let outbound = outbound(call, target, frame, link);
-    let mut exchange = match lease.start(call.worker, outbound).await {
+    let exchange = match lease.start(call.worker, outbound).await {
         Ok(exchange) => exchange,
         Err(error) => return Begun::Failed(error),
     };
-    match timeout_at(quiet_until, exchange.next()).await {
-        Ok(Ok(Item::Final(answer))) => Begun::Answered { answer, link },
-        Ok(Ok(Item::Message(frame))) => Begun::Spoke { exchange, frame },
-        Ok(Err(error)) => Begun::Failed(error),
-        Err(_) => Begun::Quiet { exchange },
+    let mut unheard = Unheard { exchange: Some(exchange), call };
+    let heard = unheard.exchange().next_before(quiet_until).await;
+    let exchange = unheard.exchange.take().expect("invariant: taken once");
+    match heard {
+        Ok(Some(Item::Final(answer))) => Begun::Answered { answer, link },
+        Ok(Some(Item::Message(frame))) => Begun::Spoke { exchange, frame },
+        Ok(None) => Begun::Quiet { exchange },
+        Err(error) => Begun::Failed(error),
+    }
+}
+
+/// An exchange nothing was heard of yet. It is dropped when its caller cancels it, by a notification or
+/// in the modern era by going away, and then the server is told.
+struct Unheard<'a> {
+    exchange: Option<Exchange>,
+    call: &'a Call,
+}
+
+impl Unheard<'_> {
+    fn exchange(&mut self) -> &mut Exchange {
+        self.exchange.as_mut().expect("invariant: only taken when it was heard of")
+    }
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        let is_cancelled = || self.call.control.as_ref().is_some_and(|control| control.is_cancelled());
+        if let Some(mut exchange) = self.exchange.take()
+            && (self.call.era == Era::Modern || is_cancelled())
+        {
+            exchange.cancel("the client cancelled the request");
+        }
     }
 }
 

@@ -184,9 +184,18 @@ impl Gateway {
     /// Applies a new configuration by what differs: servers that stay the same keep their
     /// connections and sessions, calls in flight finish on what they began with.
     pub async fn apply(&self, config: Arc<Config>) -> Applied {
-        let diff = fairlead_config::diff(&self.config(), &config);
-        let mut applied =
-            Applied { unchanged: diff.unchanged.len(), needs_restart: diff.other.clone(), ..Applied::default() };
+        let before = self.config();
+        let diff = fairlead_config::diff(&before, &config);
+        let mut applied = Applied { unchanged: diff.unchanged.len(), ..Applied::default() };
+        // What is not listed here was read into the snapshot.
+        applied.needs_restart.extend(diff.other.iter().filter(|key| matches!(**key, "admin" | "data_dir" | "workers")));
+        let bounds = |of: &fairlead_config::Catalog| (of.max_items, of.max_bytes, of.max_capability_sets, of.refresh);
+        if bounds(&before.catalog) != bounds(&config.catalog) {
+            applied.needs_restart.push("catalog");
+        }
+        if before.log.format != config.log.format {
+            applied.needs_restart.push("log.format");
+        }
         if diff.listen_changed {
             applied.needs_restart.push("listen");
         }
@@ -255,7 +264,7 @@ impl Gateway {
     pub fn counts(&self) -> Counts {
         Counts {
             sessions: self.0.sessions.len(),
-            streams: self.0.sessions.streams() + self.0.streams.load(Ordering::Relaxed),
+            streams: self.0.streams.load(Ordering::Relaxed),
             calls: self.0.calls.load(Ordering::Relaxed),
         }
     }

@@ -102,12 +102,10 @@ fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
     for value in headers.get_all(header::ACCEPT) {
         any = true;
         for part in value.to_str().unwrap_or_default().split(',') {
-            match media_type(part).to_ascii_lowercase().as_str() {
-                "*/*" => (json, events) = (true, true),
-                "application/json" | "application/*" => json = true,
-                "text/event-stream" | "text/*" => events = true,
-                _ => {}
-            }
+            let part = media_type(part);
+            let is = |name: &str| part.eq_ignore_ascii_case(name);
+            json |= is("application/json") || is("*/*") || is("application/*");
+            events |= is("text/event-stream") || is("*/*") || is("text/*");
         }
     }
     if any && !(json && events) {

@@ -182,7 +182,8 @@ async fn connection(
     let service = service_fn(move |request| {
         seen.store(true, Ordering::Relaxed);
         let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(gateway.handle(worker, door, request).await) }
+        // Boxed, so that an idle connection does not carry the room of a request.
+        Box::pin(async move { Ok::<_, Infallible>(gateway.handle(worker, door, request).await) })
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut first_head = pin!(tokio::time::sleep(listen.header_timeout));

@@ -266,8 +266,16 @@ async fn legacy_request(call: Call) -> Response<Body> {
 
 /// The way of a call: find its server, send it there, bring back what comes.
 async fn forward(call: Call) -> Response<Body> {
-    match resolve::target(&call) {
+    let target = resolve::target(&call).and_then(|target| {
+        resolve::check_param_headers(&call, &target)?;
+        Ok(target)
+    });
+    match target {
         Ok(target) => answer::respond(call, target).await,
+        Err(refusal) if refusal.code == Code::HeaderMismatch => {
+            call.gateway.metrics().refused(refusal.code);
+            refuse(Some(call.id()), &refusal)
+        }
         Err(refusal) => {
             call.gateway.metrics().refused(refusal.code);
             refuse_call(call.era, Some(call.id()), &refusal)

@@ -96,6 +96,22 @@ pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
     }
 }
 
+/// Compares the arguments of a modern client's call with the headers that repeat them: who routes by
+/// such headers must be able to rely on them (SEP-2243).
+pub(crate) fn check_param_headers(call: &Call, target: &Target) -> Result<(), Refusal> {
+    if call.era != Era::Modern || call.frame.method_class() != Method::ToolsCall {
+        return Ok(());
+    }
+    let mut catalog = None;
+    let Some(params) = target.item(&mut catalog, call).and_then(|tool| tool.param_headers.as_ref()) else {
+        return Ok(());
+    };
+    let headers = call.param_headers.iter().cloned().collect();
+    params
+        .check(&headers, call.frame.raw(Field::Arguments))
+        .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))
+}
+
 /// Finds the server of a resource.
 pub(crate) fn resource(call: &Call, exposed: &str) -> Result<Target, Refusal> {
     if call.endpoint.is_single() {

@@ -72,6 +72,10 @@ impl CallControl {
         self.wake.notify_one();
     }
 
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
     /// Waits for the cancellation; for ever if there is none.
     pub(crate) async fn cancelled(&self) {
         while !self.cancelled.load(Ordering::Acquire) {
@@ -412,16 +416,6 @@ impl Sessions {
 
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
-    }
-
-    /// Sessions with a GET stream.
-    pub(crate) fn streams(&self) -> usize {
-        self.listening
-            .lock()
-            .expect("invariant: no panic under this lock")
-            .values()
-            .filter(|session| session.has_stream())
-            .count()
     }
 }
 

@@ -97,9 +97,13 @@ pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame:
             edits.replace(frame.span(Field::ParamProgressToken)?, Bytes::copy_from_slice(token.as_bytes()));
         }
         Method::LogMessage => {
-            if let Some(level) = call.session.as_ref().and_then(|session| session.log_level())
-                && !is_at_least(&frame.str(Field::Level)?, &level)
-            {
+            let wanted = match &call.session {
+                // Until it asks for a level, a server may say what it likes.
+                Some(session) => session.log_level().unwrap_or_else(|| LEVELS[0].to_owned()),
+                // In the modern era silence is what a request gets that does not ask.
+                None => call.frame.str(Field::MetaLogLevel)?.into_owned(),
+            };
+            if !is_at_least(&frame.str(Field::Level)?, &wanted) {
                 return None;
             }
         }

@@ -198,6 +198,8 @@ async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Va
             if let Some(instructions) = &script.instructions {
                 result["instructions"] = json!(instructions);
             }
+            let declared = params["capabilities"].clone();
+            *exchange.session.capabilities.lock().expect("invariant: nobody panics while holding them") = declared;
             *exchange.session.version.lock().expect("invariant: nobody panics while holding a version") = version;
             result
         }
@@ -309,7 +311,10 @@ fn capabilities(script: &Script, modern: bool) -> Value {
 
 fn tools(exchange: &Exchange, script: &Script) -> Vec<String> {
     let changes = exchange.core.list_changes.load(Ordering::Relaxed);
-    let mut tools: Vec<String> = script.scripted_tools.iter().map(|tool| tool_item(script, tool)).collect();
+    let declared = exchange.session.capabilities.lock().expect("invariant: nobody panics while holding them").clone();
+    let shown = |tool: &&ToolScript| tool.needs.as_ref().is_none_or(|needed| declared.get(needed).is_some());
+    let mut tools: Vec<String> =
+        script.scripted_tools.iter().filter(shown).map(|tool| tool_item(script, tool)).collect();
     tools.extend((0..script.tools).map(|n| tool_item(script, &ToolScript::new(&format!("{}{n}", script.tool_prefix)))));
     if changes % 2 == 1 {
         tools.push(tool_item(script, &ToolScript::new("extra_tool")));
@@ -333,6 +338,7 @@ fn tool_item(script: &Script, tool: &ToolScript) -> String {
 fn list(exchange: &Exchange, script: &Script, member: &str, items: Vec<String>, params: &Value) -> Outcome {
     let page = match &params["cursor"] {
         Value::Null => 0,
+        Value::String(cursor) if cursor.is_empty() && script.empty_cursor => 1,
         cursor => match cursor.as_str().and_then(|cursor| cursor.strip_prefix("page-")?.parse::<usize>().ok()) {
             Some(page) if page > 0 => page,
             _ => return Outcome::Refused((-32602, "that cursor is not one of mine".to_owned(), None)),
@@ -348,7 +354,11 @@ fn list(exchange: &Exchange, script: &Script, member: &str, items: Vec<String>, 
         listed = listed.iter().map(|item| insert(item, UNKNOWN)).collect();
     }
     let more = end < items.len() || (script.empty_page && page == 0 && script.page > 0);
-    let cursor = if more { format!(r#","nextCursor":"page-{}""#, page + 1) } else { String::new() };
+    let cursor = match (more, page) {
+        (false, _) => String::new(),
+        (true, 0) if script.empty_cursor => r#","nextCursor":"""#.to_owned(),
+        (true, _) => format!(r#","nextCursor":"page-{}""#, page + 1),
+    };
     let result = format!(r#"{{"{member}":[{}]{cursor}}}"#, listed.join(","));
     Outcome::Result(dress(exchange, script, result, true))
 }

@@ -41,10 +41,14 @@ pub struct Script {
     pub page: usize,
     /// Whether the second page of a list is empty and yet has a cursor.
     pub empty_page: bool,
+    /// Whether the cursor of the second page is the empty string.
+    pub empty_cursor: bool,
     /// Whether every object carries members nobody knows.
     pub unknown_members: bool,
     /// A session is forgotten (404 from then on) after that many of its requests, `initialize` not counted.
     pub forget_after: Option<u64>,
+    /// A session that is not known is answered with status 400 and no id, as one real server does, not with 404.
+    pub forgotten_is_400: bool,
     /// Pause before anything is answered, milliseconds.
     pub delay_ms: u64,
     /// Methods that are never answered.
@@ -78,8 +82,10 @@ impl Default for Script {
             prompts: 0,
             page: 0,
             empty_page: false,
+            empty_cursor: false,
             unknown_members: false,
             forget_after: None,
+            forgotten_is_400: false,
             delay_ms: 0,
             hang: Hang::Nothing,
             garbage: BTreeMap::new(),
@@ -138,6 +144,12 @@ impl Script {
         self
     }
 
+    /// Calls the second page by the empty string.
+    pub fn empty_cursor(mut self) -> Self {
+        self.empty_cursor = true;
+        self
+    }
+
     /// Adds a tool with a behaviour.
     pub fn tool(mut self, tool: ToolScript) -> Self {
         self.scripted_tools.push(tool);
@@ -159,6 +171,12 @@ impl Script {
     /// Forgets a session after `requests` requests.
     pub fn forget_after(mut self, requests: u64) -> Self {
         self.forget_after = Some(requests);
+        self
+    }
+
+    /// Answers a request of a session it does not know with status 400.
+    pub fn forgotten_is_400(mut self) -> Self {
+        self.forgotten_is_400 = true;
         self
     }
 
@@ -308,6 +326,9 @@ pub struct ToolScript {
     /// Members of the listed tool beside `name`; `inputSchema` is added when missing.
     #[serde(default)]
     pub definition: Value,
+    /// Lists the tool only to legacy clients that declared this capability.
+    #[serde(default)]
+    pub needs: Option<String>,
     /// What happens before the end, in order.
     #[serde(default)]
     pub steps: Vec<Step>,
@@ -319,12 +340,18 @@ pub struct ToolScript {
 impl ToolScript {
     /// A tool that echoes.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), definition: json!({}), steps: Vec::new(), finish: Finish::Echo }
+        Self { name: name.to_owned(), definition: json!({}), needs: None, steps: Vec::new(), finish: Finish::Echo }
     }
 
     /// Sets the members of the listed tool.
     pub fn definition(mut self, definition: Value) -> Self {
         self.definition = definition;
+        self
+    }
+
+    /// Lists it only to legacy clients that declared this capability.
+    pub fn needs(mut self, capability: &str) -> Self {
+        self.needs = Some(capability.to_owned());
         self
     }
 

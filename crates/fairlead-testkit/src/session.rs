@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) id: String,
     /// Negotiated by `initialize`; empty before, and for modern requests.
     pub(crate) version: Mutex<String>,
+    /// Declared in `initialize`.
+    pub(crate) capabilities: Mutex<Value>,
     pub(crate) requests: AtomicU64,
     /// Where unrelated messages go.
     pub(crate) side: Outlet,
@@ -56,6 +58,7 @@ impl Session {
         Self {
             id,
             version: Mutex::default(),
+            capabilities: Mutex::default(),
             requests: AtomicU64::new(0),
             side,
             side_position: AtomicUsize::new(0),

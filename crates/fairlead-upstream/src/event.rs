@@ -33,11 +33,22 @@ pub enum ServerEvent {
     },
 }
 
+/// How a link ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The process or the connection is gone.
+    Died,
+    /// The server is well but no longer knows the session: a new one is opened without delay.
+    Forgotten,
+}
+
 /// What links tell their owner.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
     /// The link is gone.
-    Closed { link: u64, reason: String },
+    Closed { link: u64, reason: String, end: End },
+    /// A call got no answer, or no connection: the server may be gone or hung.
+    Suspect { link: u64 },
     /// The server says a list changed.
     ListChanged { kind: ListingKind },
     /// A subscribed resource changed.

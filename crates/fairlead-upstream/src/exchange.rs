@@ -1,13 +1,14 @@
 //! One request to a server and what comes back: messages of the call, then the answer.
 
 use crate::{
+    event::LinkEvent,
     handle::Lease,
     http_client::Worker,
     link::{Link, http::HttpExchange, stdio::StdioExchange},
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_wire::{Field, Frame, Method, edit::Edits, message};
+use fairlead_wire::{Era, Field, Frame, Method, edit::Edits, message};
 use http::{HeaderName, HeaderValue};
 use std::{
     sync::{
@@ -58,7 +59,8 @@ impl Outbound {
 pub(crate) struct Prepared {
     pub(crate) id: u64,
     pub(crate) method: Method,
-    pub(crate) method_text: Box<str>,
+    /// What `Mcp-Method` says, where the era has the header.
+    pub(crate) mcp_method: Option<HeaderValue>,
     pub(crate) bytes: Bytes,
     pub(crate) mcp_name: Option<HeaderValue>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
@@ -147,7 +149,7 @@ impl Exchange {
         mut outbound: Outbound,
     ) -> Result<Self, UpstreamError> {
         let id = link.take_id();
-        let id_text = id.to_string();
+        let id_text = Bytes::from(id.to_string());
         if let Some(span) = outbound.frame.span(Field::Id) {
             outbound.edits.replace(span, id_text.clone());
         }
@@ -158,26 +160,21 @@ impl Exchange {
         let prepared = Prepared {
             id,
             method,
-            method_text: outbound.frame.method().into(),
+            mcp_method: match (link.key.era, method) {
+                (Era::Legacy, _) => None,
+                (Era::Modern, Method::Other) => HeaderValue::from_str(outbound.frame.method()).ok(),
+                (Era::Modern, known) => Some(HeaderValue::from_static(known.as_str())),
+            },
             bytes: outbound.edits.apply(outbound.frame.bytes()),
             mcp_name: outbound.mcp_name,
             headers: outbound.headers,
         };
         link.began();
-        let sent = timeout_at(outbound.deadline, link.send(worker, prepared)).await;
-        let wire = match sent {
-            Ok(Ok(wire)) => wire,
-            Ok(Err(error)) => {
+        let wire = match link.send(worker, prepared, outbound.deadline).await {
+            Ok(wire) => wire,
+            Err(error) => {
                 link.ended();
                 return Err(error);
-            }
-            Err(_) => {
-                link.ended();
-                return Err(UpstreamError::new(
-                    UpstreamErrorKind::Timeout,
-                    Outcome::NotMade,
-                    "the server does not take requests",
-                ));
             }
         };
         Ok(Self {
@@ -206,30 +203,42 @@ impl Exchange {
     /// When the server does not answer in time, breaks off, or answers with what is not MCP.
     /// After an error or the answer nothing follows.
     pub async fn next(&mut self) -> Result<Item, UpstreamError> {
+        match self.next_before(self.deadline).await? {
+            Some(item) => Ok(item),
+            None => Err(self.too_late(self.deadline)),
+        }
+    }
+
+    /// Waits for what comes next, until `limit` at most: `None` when it passes first. One timer does
+    /// for both this and the exchange's own limits.
+    ///
+    /// # Errors
+    /// As [`Exchange::next`].
+    pub async fn next_before(&mut self, limit: Instant) -> Result<Option<Item>, UpstreamError> {
         let until = if self.questions.any() { self.deadline } else { self.deadline.min(self.heard + self.idle) };
-        match timeout_at(until, self.wire.next()).await {
+        match timeout_at(until.min(limit), self.wire.next()).await {
             Ok(Ok(Item::Final(answer))) => {
                 self.done = true;
-                Ok(Item::Final(answer))
+                Ok(Some(Item::Final(answer)))
             }
             Ok(Ok(message)) => {
                 self.heard = Instant::now();
-                Ok(message)
+                Ok(Some(message))
             }
             Ok(Err(error)) => {
                 self.done = true;
                 Err(error)
             }
-            Err(_) => {
-                let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
-                self.cancel("timed out");
-                Err(UpstreamError::new(
-                    UpstreamErrorKind::Timeout,
-                    Outcome::Unknown,
-                    format!("the server did not answer {waited}"),
-                ))
-            }
+            Err(_) if limit < until => Ok(None),
+            Err(_) => Err(self.too_late(until)),
         }
+    }
+
+    fn too_late(&mut self, until: Instant) -> UpstreamError {
+        let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
+        self.cancel("timed out");
+        self.link.inbound.tell(LinkEvent::Suspect { link: self.link.id });
+        UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, format!("the server did not answer {waited}"))
     }
 
     /// Counts the questions passed on to the caller: while one is open a person may be thinking,
@@ -250,7 +259,7 @@ impl Exchange {
         if !by_stream && self.method != Method::Initialize {
             let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.id, message::quote(reason));
             let notice = message::notification("notifications/cancelled", Some(&params));
-            self.link.inbound.tell(crate::event::LinkEvent::Push { link: self.link.id, message: notice });
+            self.link.inbound.tell(LinkEvent::Push { link: self.link.id, message: notice });
         }
         if let WireExchange::Http(exchange) = &mut self.wire {
             exchange.abandon();

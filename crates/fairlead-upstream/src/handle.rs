@@ -218,7 +218,9 @@ impl ServerHandle {
                 self.refresh(client, capabilities);
             }
             let nearest = view.nearest_catalog(client, capabilities).cloned();
-            if matches!(view.state, State::Down { .. } | State::Stopped) {
+            // What other clients were shown is better than to wait for a server that may not come.
+            let starting = matches!(view.state, State::Starting) && nearest.is_some();
+            if starting || matches!(view.state, State::Down { .. } | State::Stopped) {
                 return nearest;
             }
             if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {

@@ -21,7 +21,10 @@ use fairlead_process::{ChildSpec, GuardBinary};
 use fairlead_wire::{Era, Field, Frame, Kind, Method, Revision, header, list, message};
 use http::HeaderValue;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 /// How long a server may take over the modern question before it is taken for a legacy one.
 const PROBE: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ pub(crate) struct Opener {
     pub(crate) server: Arc<Server>,
     pub(crate) guard: GuardBinary,
     pub(crate) clients: Option<HttpClients>,
+    /// Processes it may have at the same time; one that is being stopped still counts.
+    pub(crate) slots: Arc<Semaphore>,
 }
 
 impl Opener {
@@ -42,7 +47,7 @@ impl Opener {
         opening.run(hint).await
     }
 
-    fn start_wire(&self, inbound: &Arc<Inbound>) -> Result<Wire, UpstreamError> {
+    async fn start_wire(&self, inbound: &Arc<Inbound>, deadline: Instant) -> Result<Wire, UpstreamError> {
         match &self.server.transport {
             Transport::Stdio(stdio) => {
                 let spec = ChildSpec {
@@ -53,7 +58,14 @@ impl Opener {
                     stop_grace: stdio.stop_grace,
                     guard: self.guard.clone(),
                 };
-                StdioWire::start(&spec, Arc::clone(inbound), self.server.max_message).map(Wire::Stdio)
+                let Ok(Ok(slot)) = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await else {
+                    return Err(UpstreamError::new(
+                        UpstreamErrorKind::AtCapacity,
+                        Outcome::NotMade,
+                        "its earlier processes have not ended yet (`max_sessions`)",
+                    ));
+                };
+                StdioWire::start(&spec, Arc::clone(inbound), self.server.max_message, slot).map(Wire::Stdio)
             }
             Transport::Http(http) => {
                 let clients = self.clients.clone().expect("invariant: an HTTP server has HTTP clients");
@@ -86,7 +98,7 @@ enum Probe {
 
 impl Opening<'_> {
     async fn run(&mut self, hint: Option<Era>) -> Result<Link, UpstreamError> {
-        let mut wire = self.opener.start_wire(&self.inbound)?;
+        let mut wire = self.opener.start_wire(&self.inbound, self.deadline).await?;
         let hint = self.pinned().map(Revision::era).or(hint);
         if hint != Some(Era::Legacy) {
             match self.probe(&wire).await {
@@ -100,7 +112,7 @@ impl Opening<'_> {
                         self.inbound.key.clone(),
                         self.inbound.events.clone(),
                     ));
-                    wire = self.opener.start_wire(&self.inbound)?;
+                    wire = self.opener.start_wire(&self.inbound, self.deadline).await?;
                 }
                 Err(error) => {
                     close(wire).await;
@@ -222,7 +234,7 @@ impl Opening<'_> {
         let prepared = Prepared {
             id,
             method,
-            method_text: method.as_str().into(),
+            mcp_method: None,
             bytes: message::request(&id.to_string(), method.as_str(), params),
             mcp_name: None,
             headers,

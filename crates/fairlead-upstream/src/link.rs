@@ -11,7 +11,7 @@ use crate::{
     http_client::Worker,
 };
 use bytes::Bytes;
-use fairlead_core::UpstreamError;
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era, Revision, list};
 use inbound::Inbound;
 use std::{
@@ -21,7 +21,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// What keeps callers apart beyond capabilities and roots. Opaque here; made from the configuration's
 /// `share` and the caller by the gateway. `None` shares the link with everybody of the same key.
@@ -260,10 +260,22 @@ impl Link {
         }
     }
 
-    pub(crate) async fn send(&self, worker: Worker, prepared: Prepared) -> Result<WireExchange, UpstreamError> {
+    pub(crate) async fn send(
+        &self,
+        worker: Worker,
+        prepared: Prepared,
+        deadline: Instant,
+    ) -> Result<WireExchange, UpstreamError> {
         match &self.wire {
             Wire::Http(wire) => Ok(WireExchange::Http(wire.send(worker, prepared))),
-            Wire::Stdio(wire) => wire.send(prepared).await.map(WireExchange::Stdio),
+            Wire::Stdio(wire) => match timeout_at(deadline, wire.send(prepared)).await {
+                Ok(sent) => sent.map(WireExchange::Stdio),
+                Err(_) => Err(UpstreamError::new(
+                    UpstreamErrorKind::Timeout,
+                    Outcome::NotMade,
+                    "the server does not take requests",
+                )),
+            },
         }
     }
 
@@ -305,7 +317,7 @@ impl Link {
     pub(crate) fn is_haunted(&self) -> bool {
         match &self.wire {
             Wire::Stdio(wire) => wire.is_haunted(),
-            Wire::Http(_) => false,
+            Wire::Http(wire) => wire.is_haunted(),
         }
     }
 }

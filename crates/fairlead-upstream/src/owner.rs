@@ -9,7 +9,7 @@ mod watch_modern;
 
 use crate::{
     catalog::{self, Bounds, Catalog, ListingKind, StoredBody},
-    event::{LinkEvent, ServerEvent},
+    event::{End, LinkEvent, ServerEvent},
     handle::{Memory, Pool, ServerHandle, Shared},
     handshake::Opener,
     http_client::{HttpClients, Worker},
@@ -46,6 +46,13 @@ const BROADCAST: usize = 1024;
 const SETTLE: Duration = Duration::from_millis(30);
 /// A link that lived at least this long did not fail to start.
 const STEADY: Duration = Duration::from_secs(10);
+/// How long a server may take over a question that is answered at once.
+const ALIVE_WAIT: Duration = Duration::from_secs(5);
+/// How long a server that is starting may keep one of the places at the start; a slow one then goes on
+/// without, so that it keeps nobody else from starting.
+const TURN: Duration = Duration::from_secs(1);
+/// Links whose log level or subscriptions are remembered at most.
+const MAX_REMEMBERED: usize = 10_000;
 /// How often idle links are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// Subscriptions remembered per key.
@@ -140,7 +147,12 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         in_flight: std::sync::atomic::AtomicUsize::new(0),
     });
     let owner = Owner {
-        opener: Arc::new(Opener { server, guard: environment.guard.clone(), clients }),
+        opener: Arc::new(Opener {
+            slots: Arc::new(Semaphore::new(server.max_sessions)),
+            server,
+            guard: environment.guard.clone(),
+            clients,
+        }),
         environment: environment.clone(),
         shared: Arc::clone(&shared),
         command_queue,
@@ -149,6 +161,7 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         tasks: JoinSet::new(),
         opening: HashMap::new(),
         learning: HashSet::new(),
+        suspects: HashSet::new(),
         finding_out: false,
         watchers: HashMap::new(),
         backoff: Backoff::default(),
@@ -202,8 +215,20 @@ struct Waiting {
 }
 
 enum Done {
-    Opened { key: LinkKey, result: Result<Link, UpstreamError> },
-    Learned { catalog_key: CatalogKey, kinds: Vec<ListingKind>, result: Result<Catalog, UpstreamError> },
+    Opened {
+        key: LinkKey,
+        result: Result<Link, UpstreamError>,
+    },
+    Learned {
+        catalog_key: CatalogKey,
+        kinds: Vec<ListingKind>,
+        result: Result<Catalog, UpstreamError>,
+    },
+    /// A suspect link was asked whether it is well.
+    Asked {
+        link: u64,
+        alive: bool,
+    },
     Other,
 }
 
@@ -217,6 +242,8 @@ struct Owner {
     tasks: JoinSet<Done>,
     opening: HashMap<LinkKey, Waiting>,
     learning: HashSet<CatalogKey>,
+    /// Links that were asked whether they are well.
+    suspects: HashSet<u64>,
     /// The era of the server is being found out, by opening the primary link.
     finding_out: bool,
     /// Listen streams of modern links, by link id.
@@ -279,8 +306,12 @@ impl Owner {
 
     fn publish(&self, change: impl FnOnce(&mut ServerView)) {
         let mut view = ServerView::clone(&self.shared.view.load());
-        let before = view.catalog_version;
+        let (before, trouble) = (view.catalog_version, view.trouble());
         change(&mut view);
+        // Lists say what is wrong with whom, so another trouble is another list.
+        if view.trouble() != trouble {
+            view.catalog_version += 1;
+        }
         view.version += 1;
         let (version, lists_differ) = (view.version, view.catalog_version != before);
         self.shared.view.store(Arc::new(view));
@@ -310,6 +341,11 @@ impl Owner {
     }
 
     fn remember(&mut self, memory: Memory) {
+        if self.levels.len() + self.subscriptions.len() >= MAX_REMEMBERED {
+            let pools = self.shared.pools.load();
+            self.levels.retain(|key, _| pools.contains_key(key));
+            self.subscriptions.retain(|key, _| pools.contains_key(key));
+        }
         match memory {
             Memory::LogLevel { key, level } => {
                 self.levels.insert(key, level);
@@ -402,11 +438,18 @@ impl Owner {
         let starts = queued.then(|| Arc::clone(&self.environment.starts));
         self.tasks.spawn(async move {
             // At start-up servers queue for their turn; a call never does.
-            let _turn = match starts {
+            let turn = match starts {
                 Some(starts) => starts.acquire_owned().await.ok(),
                 None => None,
             };
-            let result = opener.open(inbound, hint).await;
+            let mut opening = std::pin::pin!(opener.open(inbound, hint));
+            let result = match tokio::time::timeout(TURN, opening.as_mut()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    drop(turn);
+                    opening.await
+                }
+            };
             Done::Opened { key, result }
         });
     }
@@ -416,14 +459,44 @@ impl Owner {
             Done::Opened { key, result: Ok(link) } => self.opened(&key, link),
             Done::Opened { key, result: Err(error) } => self.failed(&key, error),
             Done::Learned { catalog_key, kinds, result } => self.learned(catalog_key, &kinds, result),
+            Done::Asked { link, alive } => {
+                self.suspects.remove(&link);
+                if !alive && let Some(link) = self.links().into_iter().find(|open| open.id == link) {
+                    self.closed(link.id, "it does not answer", End::Died);
+                    self.tasks.spawn(async move {
+                        link.close().await;
+                        Done::Other
+                    });
+                }
+            }
             Done::Other => {}
         }
+    }
+
+    /// A call on the link failed in a way that leaves open whether the server is still there: ask it
+    /// something that is answered at once. One that does not answer is closed and opened anew.
+    fn suspect(&mut self, id: u64) {
+        let Some(link) = self.links().into_iter().find(|link| link.id == id) else { return };
+        if !self.suspects.insert(id) {
+            return;
+        }
+        let deadline = Instant::now() + ALIVE_WAIT;
+        self.tasks.spawn(async move {
+            let asked = match link.key().era {
+                Era::Legacy => catalog::ask(&link, "ping", None, deadline).await,
+                Era::Modern => {
+                    let params = format!("{{\"_meta\":{}}}", catalog::own_meta());
+                    catalog::ask(&link, "server/discover", Some(&params), deadline).await
+                }
+            };
+            // Any answer is a sign of life, an error too.
+            Done::Asked { link: id, alive: asked.is_ok() || link.is_closed() }
+        });
     }
 
     fn opened(&mut self, wanted: &LinkKey, link: Link) {
         let link = Arc::new(link);
         link.touch();
-        self.backoff.succeeded();
         self.retry = None;
         let key = link.key().clone();
         let mut pools = HashMap::clone(&self.shared.pools.load());
@@ -562,7 +635,8 @@ impl Owner {
 
     fn event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Closed { link, reason } => self.closed(link, &reason),
+            LinkEvent::Closed { link, reason, end } => self.closed(link, &reason, end),
+            LinkEvent::Suspect { link } => self.suspect(link),
             LinkEvent::ListChanged { kind } => {
                 if !self.dirty.contains(&kind) {
                     self.dirty.push(kind);
@@ -605,20 +679,26 @@ impl Owner {
     }
 
     /// A link is gone without our doing.
-    fn closed(&mut self, id: u64, reason: &str) {
+    fn closed(&mut self, id: u64, reason: &str, end: End) {
         let Some(link) = self.forget(id) else { return };
         tracing::warn!(server = %self.name(), "lost the connection to the server: {reason}");
+        // One early end may be chance, several in a row are a server that cannot stay up.
+        let mut wait = Duration::ZERO;
         if link.age() < STEADY {
+            wait = self.backoff.wait();
             self.backoff.failed();
+        } else {
+            self.backoff.succeeded();
         }
         if self.links().is_empty() {
-            let wait = if link.age() < STEADY { self.backoff.wait() } else { Duration::ZERO };
             let retry_at = Instant::now() + wait;
+            // Where only a session was forgotten, our own trying waits, but a call opens another one at once.
+            let may_call = wait.is_zero() || end == End::Forgotten;
             self.retry = Some(retry_at);
             let reason: Arc<str> = reason.into();
             let failures = self.backoff.failures();
             self.publish(|view| {
-                view.state = if wait.is_zero() {
+                view.state = if may_call {
                     State::Starting
                 } else {
                     State::Down { reason, retry_at: retry_at.into_std(), failures }
@@ -667,9 +747,12 @@ impl Owner {
     /// Looks after what is idle and what is due.
     fn look(&mut self) {
         let server = Arc::clone(&self.shared.server);
+        if self.links().iter().any(|link| !link.is_closed() && link.age() >= STEADY) {
+            self.backoff.succeeded();
+        }
         for link in self.links() {
             if link.is_closed() {
-                self.closed(link.id, "the connection broke");
+                self.closed(link.id, "the connection broke", End::Died);
                 continue;
             }
             let haunted = link.is_haunted() && !link.is_occupied() && link.idle_for() > server.timeout.idle;
@@ -811,6 +894,7 @@ impl Owner {
                         view.catalog_version += 1;
                     }
                     view.fresh = true;
+                    view.unlisted = None;
                 });
                 for kind in changed {
                     let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: catalog_key.era });
@@ -819,9 +903,12 @@ impl Owner {
             }
             Err(error) => {
                 tracing::warn!(server = %self.name(), "cannot list what the server has: {error}");
-                self.publish(|view| view.catalog_version += 1);
-                if self.shared.view.load().catalogs.is_empty() && self.retry.is_none() {
-                    // Nothing was ever learned: keep trying, as a server that cannot list is of no use.
+                self.publish(|view| {
+                    view.unlisted = Some(error.to_string().into());
+                    view.catalog_version += 1;
+                });
+                if !self.shared.view.load().fresh && self.retry.is_none() {
+                    // Nothing is sure: keep trying, as a server that cannot list is of little use.
                     self.dirty = ListingKind::ALL.to_vec();
                     self.relist_at = Some(Instant::now() + self.backoff.failed());
                 }

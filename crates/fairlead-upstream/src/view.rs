@@ -102,6 +102,8 @@ pub struct ServerView {
     /// Whether the catalogs were confirmed by the running server (not only read from the store),
     /// and it has not failed since.
     pub fresh: bool,
+    /// Why the lists could not be had over an open link the last time; `None` once they could.
+    pub unlisted: Option<Arc<str>>,
     /// Grows with every publication.
     pub version: u64,
     /// Grows when a catalog, the peer, or the freshness changes: what prepared lists depend on.
@@ -118,6 +120,7 @@ impl ServerView {
             catalogs: Arc::default(),
             asks: Asks::default(),
             fresh: false,
+            unlisted: None,
             version: 0,
             catalog_version: 0,
         }
@@ -192,7 +195,11 @@ impl ServerView {
             State::Down { reason, .. } => Some(reason.to_string()),
             State::Starting if !self.fresh => Some("still starting".to_owned()),
             State::Stopped => Some("stopped".to_owned()),
-            _ => None,
+            _ if self.fresh => None,
+            _ => Some(match &self.unlisted {
+                Some(reason) => format!("it cannot be listed: {reason}"),
+                None => "it is being listed".to_owned(),
+            }),
         }
     }
 }

@@ -44,8 +44,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/health/live" => self.health(true, verbose),
             "/health/ready" => self.health(self.gateway.is_ready(), verbose),
-            // This listener is opened once everything else stands.
-            "/health/startup" => self.health(true, verbose),
+            "/health/startup" => self.health(self.gateway.has_started(), verbose),
             _ => text(
                 StatusCode::NOT_FOUND,
                 format!(

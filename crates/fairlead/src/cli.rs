@@ -125,8 +125,9 @@ pub(crate) struct Explain {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = known_clients())]
 pub(crate) struct Import {
-    /// A client (`fairlead import --help` names them) or a configuration file
+    /// A client (see below) or a configuration file of one
     #[arg(value_name = "CLIENT|FILE")]
     pub(crate) from: String,
     /// Print the configuration to stdout, which is the default
@@ -144,6 +145,15 @@ pub(crate) struct DemoServer {
     /// Serve Streamable HTTP at this address instead of stdin and stdout, for example 127.0.0.1:9000
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<SocketAddr>,
+}
+
+/// The clients whose configuration can be read.
+fn known_clients() -> String {
+    let mut text = String::from("Clients:\n");
+    for client in fairlead_config::import::CLIENTS {
+        text.push_str(&format!("  {:<16}{}\n", client.id, client.title));
+    }
+    text
 }
 
 /// Durations as the configuration writes them.

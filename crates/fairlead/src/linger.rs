@@ -58,3 +58,34 @@ impl Drop for Hold {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_ends_when_nobody_was_served_for_a_while() {
+        let attached = Attached::default();
+        let busy = Arc::new(AtomicUsize::new(0));
+        let ended = {
+            let busy = Arc::clone(&busy);
+            tokio::spawn(attached.clone().abandoned(move || busy.load(Ordering::Relaxed) > 0))
+        };
+        let hold = attached.hold();
+        let other = attached.hold();
+        time::sleep(LINGER * 3).await;
+        assert!(!ended.is_finished(), "two clients are attached");
+        drop(hold);
+        time::sleep(LINGER * 3).await;
+        assert!(!ended.is_finished(), "one client is attached");
+        busy.store(1, Ordering::Relaxed);
+        drop(other);
+        time::sleep(LINGER * 3).await;
+        assert!(!ended.is_finished(), "something is in flight");
+        busy.store(0, Ordering::Relaxed);
+        time::sleep(LINGER / 2).await;
+        assert!(!ended.is_finished(), "it was served just now");
+        time::sleep(LINGER).await;
+        assert!(ended.is_finished());
+    }
+}

@@ -30,9 +30,11 @@ pub(crate) fn servers(arguments: &cli::Listing) -> Result<Exit, Failure> {
 
 /// Lists tools, resources (and templates), or prompts.
 pub(crate) fn items(arguments: &cli::Listing, kind: Kind) -> Result<Exit, Failure> {
-    let rows = runtime::control(private::with_gateway(&arguments.which, None, async |reach: &Reach| {
+    let (rows, missing) = runtime::control(private::with_gateway(&arguments.which, None, async |reach: &Reach| {
         if reach.is_local() {
-            return reach.control::<Vec<ItemRow>>(&control::items_path(kind, None), ANSWER).await;
+            let rows = reach.control::<Vec<ItemRow>>(&control::items_path(kind, None), ANSWER).await?;
+            let servers = reach.control::<Vec<ServerRow>>(&control::servers_path(), ANSWER).await?;
+            return Ok((rows, missing(&servers)));
         }
         let client = mcp::Client::new(reach.clone());
         let mut rows = Vec::new();
@@ -40,8 +42,12 @@ pub(crate) fn items(arguments: &cli::Listing, kind: Kind) -> Result<Exit, Failur
             let raw = client.list(listing.method().as_str(), listing.member()).await?;
             rows.extend(raw.iter().filter_map(|raw| control::listed_row(listing, raw)));
         }
-        Ok(rows)
+        Ok((rows, Vec::new()))
     }))?;
+    // An empty list is never silent.
+    for note in missing {
+        eprintln!("note: {note}");
+    }
     if arguments.json {
         return output::json(&rows);
     }
@@ -51,6 +57,21 @@ pub(crate) fn items(arguments: &cli::Listing, kind: Kind) -> Result<Exit, Failur
     let (bytes, tokens): (Vec<_>, Vec<_>) = shown.map(|row| (row.bytes, row.tokens)).unzip();
     total(bytes.len(), kind.word().trim_end_matches('s'), bytes.iter().sum(), tokens.iter().sum());
     Ok(exit)
+}
+
+/// What is missing from a list, or may be out of date, and why.
+fn missing(servers: &[ServerRow]) -> Vec<String> {
+    let note = |row: &ServerRow| {
+        let what = match (row.tools.is_some(), row.stale) {
+            (false, _) => "is missing",
+            (true, true) => "is shown as it was",
+            (true, false) => "is incomplete",
+        };
+        let why =
+            row.error.clone().or_else(|| (row.tools.is_none() || row.stale).then(|| format!("it is {}", row.state)))?;
+        Some(format!("server `{}` {what}: {}", row.name, output::one_line(&why, 200)))
+    };
+    servers.iter().filter_map(note).collect()
 }
 
 /// The sum under a table is for people: it goes to stderr.

@@ -10,7 +10,7 @@ use crate::{
     wiring::House,
 };
 use fairlead_config::{LogFormat, Severity};
-use fairlead_observe::logging::LogControl;
+use fairlead_observe::logging::{LOG_VARIABLE, LogControl};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
 use std::{
     collections::{BTreeSet, hash_map::DefaultHasher},
@@ -130,7 +130,9 @@ pub(crate) async fn reload(house: &House, origin: &Origin, log: &LogControl) {
     for warning in &config.warnings {
         tracing::warn!(%warning, "a warning about the configuration");
     }
-    if config.log.level != house.gateway.config().log.level
+    // What the environment says wins, now as at the start.
+    if configuration::environment(LOG_VARIABLE).is_none_or(|level| level.is_empty())
+        && config.log.level != house.gateway.config().log.level
         && let Err(error) = log.set_level(&config.log.level)
     {
         tracing::warn!(error = chain(&error), "the log level stays as it was");
@@ -145,9 +147,8 @@ pub(crate) async fn reload(house: &House, origin: &Origin, log: &LogControl) {
         unchanged = applied.unchanged,
         "the configuration was applied"
     );
-    let later: Vec<_> = applied.needs_restart.iter().filter(|key| **key != "log.level").copied().collect();
-    if !later.is_empty() {
-        tracing::warn!(keys = later.join(", "), "these settings take effect at the next start");
+    if !applied.needs_restart.is_empty() {
+        tracing::warn!(keys = applied.needs_restart.join(", "), "these settings take effect at the next start");
     }
 }
 

@@ -101,7 +101,14 @@ async fn start(origin: &Origin, data_dir: &Path) -> Result<Reach, Failure> {
     let mut until = Instant::now() + START;
     let mut ended = false;
     while Instant::now() < until {
-        if let Some((_, reach)) = instance::find(data_dir).await {
+        if let Some((instance, reach)) = instance::find(data_dir).await {
+            if instance.pid == child.id() {
+                eprintln!(
+                    "note: started a gateway in the background (process {}); its log is {}",
+                    instance.pid,
+                    log.display()
+                );
+            }
             return Ok(reach);
         }
         if !ended && matches!(child.try_wait(), Ok(Some(_))) {

@@ -153,7 +153,13 @@ fn find_session(
         let message = "Bad Request: Mcp-Session-Id header is required";
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, id, -32000, message, None)));
     };
-    let forgotten = || Box::new(refuse(StatusCode::NOT_FOUND, id, -32001, "Session not found", None));
+    let forgotten = || match script.forgotten_is_400 {
+        true => {
+            let message = "Bad Request: No valid session ID provided";
+            Box::new(refuse(StatusCode::BAD_REQUEST, "null", -32000, message, None))
+        }
+        false => Box::new(refuse(StatusCode::NOT_FOUND, id, -32001, "Session not found", None)),
+    };
     let session = core.session(name).ok_or_else(forgotten)?;
     let requests = session.requests.fetch_add(1, Ordering::Relaxed);
     if script.forget_after.is_some_and(|limit| requests >= limit) {

@@ -3,6 +3,7 @@
 //! what belongs to no request.
 
 use crate::{
+    event::{End, LinkEvent},
     exchange::{Final, Item, Prepared},
     http_client::{HttpClients, Worker},
     link::inbound::{Inbound, Verdict},
@@ -10,7 +11,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{
-    Field, Frame, FrameError, Kind, Limits, Method, Revision, header,
+    Field, Frame, FrameError, Kind, Limits, Method, Revision, header, message,
     sse::{SseLimits, SseParser},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header as h};
@@ -18,13 +19,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::ResponseFuture;
 use std::{
+    collections::HashMap,
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
-use tokio::{task::JoinHandle, time::Sleep};
+use tokio::{sync::mpsc, task::JoinHandle, time::Sleep};
 
+/// Questions of the GET stream that wait for a caller who reads slowly.
+const SIDE_QUEUE: usize = 8;
 /// Longest text of a failed answer that is read for the log.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Shortest and longest wait before a broken GET stream is opened again.
@@ -48,8 +52,19 @@ struct Shared {
     headers: HeaderMap,
     revision: OnceLock<(Revision, HeaderValue)>,
     session: OnceLock<HeaderValue>,
+    /// Headers of every POST, made when the revision (and with it the session) is settled.
+    post_headers: OnceLock<HeaderMap>,
     inbound: Arc<Inbound>,
     max_message: usize,
+    calls: Mutex<Calls>,
+}
+
+/// Calls a question on the GET stream may belong to. Kept only where the caller can be asked.
+#[derive(Default)]
+struct Calls {
+    open: HashMap<u64, mpsc::Sender<Frame>>,
+    /// One was given up without an answer: from then on no question can be told to be another's.
+    given_up: bool,
 }
 
 impl HttpWire {
@@ -67,8 +82,10 @@ impl HttpWire {
                 headers,
                 revision: OnceLock::new(),
                 session: OnceLock::new(),
+                post_headers: OnceLock::new(),
                 inbound,
                 max_message,
+                calls: Mutex::default(),
             }),
             stream: Mutex::new(None),
         }
@@ -81,24 +98,20 @@ impl HttpWire {
 
     pub(crate) fn send(&self, worker: Worker, prepared: Prepared) -> HttpExchange {
         let shared = Arc::clone(&self.shared);
-        let modern = shared.revision.get().is_some_and(|(revision, _)| *revision >= Revision::V2026_07_28);
-        let mut request = shared.request(http::Method::POST, Full::new(prepared.bytes));
+        let mut request = shared.post(prepared.bytes);
         let headers = request.headers_mut();
-        headers.insert(h::CONTENT_TYPE, JSON);
-        headers.insert(h::ACCEPT, JSON_AND_SSE);
-        if modern {
-            if let Ok(method) = HeaderValue::from_str(&prepared.method_text) {
-                headers.insert(header::MCP_METHOD, method);
-            }
-            if let Some(name) = prepared.mcp_name {
-                headers.insert(header::MCP_NAME, name);
-            }
+        if let Some(method) = prepared.mcp_method {
+            headers.insert(header::MCP_METHOD, method);
+        }
+        if let Some(name) = prepared.mcp_name {
+            headers.insert(header::MCP_NAME, name);
         }
         for (name, value) in prepared.headers {
             headers.append(name, value);
         }
+        let side = shared.inbound.key.capabilities.asks_anything().then(|| Side::enter(&shared, prepared.id));
         let response = shared.clients.of(worker).request(request);
-        HttpExchange {
+        let answer = AnswerStream {
             state: State::Head(response),
             id: prepared.id,
             method: prepared.method,
@@ -107,7 +120,13 @@ impl HttpWire {
             last_event: None,
             retry: STREAM_RETRY.0,
             resumes: 0,
-        }
+        };
+        HttpExchange { answer, side }
+    }
+
+    /// Whether a call was given up that the server may still ask about.
+    pub(crate) fn is_haunted(&self) -> bool {
+        self.shared.calls.lock().expect("invariant: no panic under this lock").given_up
     }
 
     pub(crate) async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
@@ -172,10 +191,28 @@ impl Shared {
         request
     }
 
-    async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
-        let mut request = self.request(http::Method::POST, Full::new(message));
+    /// A POST. Once the link is settled its headers are a copy of one prepared map.
+    fn post(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let headers = match self.revision.get() {
+            Some(_) => self.post_headers.get_or_init(|| self.headers_of_a_post()).clone(),
+            None => self.headers_of_a_post(),
+        };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    fn headers_of_a_post(&self) -> HeaderMap {
+        let mut request = self.request(http::Method::POST, Full::default());
         request.headers_mut().insert(h::CONTENT_TYPE, JSON);
         request.headers_mut().insert(h::ACCEPT, JSON_AND_SSE);
+        std::mem::take(request.headers_mut())
+    }
+
+    async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
+        let request = self.post(message);
         let response = self.clients.of(worker).request(request).await.map_err(transport_error)?;
         let status = response.status();
         // Read to the end so that the connection can be used again.
@@ -190,13 +227,36 @@ impl Shared {
         ))
     }
 
-    /// Answers a question the link itself can answer; `true` when the caller must be asked.
-    fn must_ask(&self, frame: &Frame, tied: bool) -> bool {
-        match self.inbound.question(frame, tied, false) {
+    /// Answers a question of a call's own stream where the link itself can; `true` when the caller
+    /// must be asked.
+    fn must_ask(&self, frame: &Frame) -> bool {
+        match self.inbound.question(frame, true, false) {
             Verdict::Ask => true,
             Verdict::Answer(answer) => {
-                self.inbound.tell(crate::event::LinkEvent::Push { link: self.inbound.link, message: answer });
+                self.reply(answer);
                 false
+            }
+        }
+    }
+
+    fn reply(&self, answer: Bytes) {
+        self.inbound.tell(LinkEvent::Push { link: self.inbound.link, message: answer });
+    }
+
+    /// A question on the GET stream names no call. With one call open, and none given up, it is
+    /// that call's.
+    fn untied_question(&self, frame: &Frame) {
+        let sole = {
+            let calls = self.calls.lock().expect("invariant: no panic under this lock");
+            if calls.open.len() == 1 && !calls.given_up { calls.open.values().next().cloned() } else { None }
+        };
+        match self.inbound.question(frame, false, sole.is_some()) {
+            Verdict::Answer(answer) => self.reply(answer),
+            Verdict::Ask => {
+                if sole.is_none_or(|call| call.try_send(frame.clone()).is_err()) {
+                    let id = frame.id().unwrap_or("null");
+                    self.reply(message::error(Some(id), -32603, "the caller does not read", None));
+                }
             }
         }
     }
@@ -244,14 +304,14 @@ impl Shared {
                     }
                 }
                 Ok(response) if response.status() == StatusCode::NOT_FOUND && self.session.get().is_some() => {
-                    self.inbound.closed("the server forgot the session");
+                    self.inbound.closed("the server forgot the session", End::Forgotten);
                     return;
                 }
                 Ok(response) if response.status().is_client_error() => return,
                 Ok(_) => {}
                 Err(error) => {
                     if error.is_connect() {
-                        self.inbound.closed("the connection to the server broke");
+                        self.inbound.closed("the connection to the server broke", End::Died);
                         return;
                     }
                 }
@@ -266,11 +326,7 @@ impl Shared {
         match Frame::parse(data, &Limits::default()) {
             Ok(frame) => match frame.kind() {
                 Kind::Notification => self.inbound.notification(frame),
-                Kind::Request => {
-                    // Nobody can be asked on a stream that names no call, so this always declines
-                    // what the link cannot answer itself.
-                    let _ = self.must_ask(&frame, false);
-                }
+                Kind::Request => self.untied_question(&frame),
                 Kind::Result | Kind::Error => {}
             },
             Err(error) => {
@@ -333,8 +389,8 @@ enum State {
 /// How often a stream that the server closes early is picked up again.
 const MAX_RESUMES: u32 = 100;
 
-/// One POST in flight.
-pub(crate) struct HttpExchange {
+/// The answer to a POST as it comes in.
+struct AnswerStream {
     state: State,
     id: u64,
     method: Method,
@@ -345,13 +401,16 @@ pub(crate) struct HttpExchange {
     resumes: u32,
 }
 
-impl HttpExchange {
+impl AnswerStream {
     /// The next message. Cancel safe: all progress is kept in `self`.
-    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+    async fn next(&mut self) -> Result<Item, UpstreamError> {
         loop {
             match &mut self.state {
                 State::Head(response) => {
-                    let response = response.await.map_err(transport_error)?;
+                    let response = response.await.map_err(|error| {
+                        self.shared.inbound.tell(LinkEvent::Suspect { link: self.shared.inbound.link });
+                        transport_error(error)
+                    })?;
                     self.head(response)?;
                 }
                 State::Json { body, buffer, first, status } => {
@@ -420,11 +479,6 @@ impl HttpExchange {
         }
     }
 
-    /// Gives the exchange up: a modern server takes the closed stream as the cancellation.
-    pub(crate) fn abandon(&mut self) {
-        self.state = State::Done;
-    }
-
     /// Picks a legacy stream up again where the server gave us a place to do so.
     fn resume_or(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         let legacy = self.shared.revision.get().is_some_and(|(revision, _)| *revision < Revision::V2026_07_28);
@@ -468,7 +522,7 @@ impl HttpExchange {
     }
 
     fn session_lost(&self) -> UpstreamError {
-        self.shared.inbound.closed("the server forgot the session");
+        self.shared.inbound.closed("the server forgot the session", End::Forgotten);
         UpstreamError::new(UpstreamErrorKind::SessionLost, Outcome::NotMade, "it forgot the session")
     }
 
@@ -523,7 +577,7 @@ impl HttpExchange {
                 Ok(Some(Item::Final(Final { frame, status: None })))
             }
             Kind::Request => {
-                if self.shared.must_ask(&frame, true) {
+                if self.shared.must_ask(&frame) {
                     return Ok(Some(Item::Message(frame)));
                 }
                 Ok(None)
@@ -544,9 +598,62 @@ impl HttpExchange {
     }
 }
 
+/// One POST in flight.
+pub(crate) struct HttpExchange {
+    answer: AnswerStream,
+    /// Questions of the GET stream that can only be this call's.
+    side: Option<Side>,
+}
+
+/// A call's place among those the server may ask about on its GET stream.
+struct Side {
+    questions: mpsc::Receiver<Frame>,
+    shared: Arc<Shared>,
+    id: u64,
+    answered: bool,
+}
+
+impl Side {
+    fn enter(shared: &Arc<Shared>, id: u64) -> Self {
+        let (sender, questions) = mpsc::channel(SIDE_QUEUE);
+        shared.calls.lock().expect("invariant: no panic under this lock").open.insert(id, sender);
+        Self { questions, shared: Arc::clone(shared), id, answered: false }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let Ok(mut calls) = self.shared.calls.lock() else { return };
+        calls.open.remove(&self.id);
+        if !self.answered {
+            calls.given_up = true;
+        }
+    }
+}
+
+impl HttpExchange {
+    /// The next message. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+        let Some(side) = &mut self.side else { return self.answer.next().await };
+        tokio::select! {
+            biased;
+            item = self.answer.next() => {
+                side.answered |= matches!(item, Ok(Item::Final(_)));
+                item
+            }
+            Some(question) = side.questions.recv() => Ok(Item::Message(question)),
+        }
+    }
+
+    /// Gives the exchange up: a modern server takes the closed stream as the cancellation.
+    pub(crate) fn abandon(&mut self) {
+        self.answer.state = State::Done;
+    }
+}
+
 impl fmt::Debug for HttpExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpExchange").field("id", &self.id).field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("HttpExchange").field("id", &self.answer.id).finish_non_exhaustive()
     }
 }
 

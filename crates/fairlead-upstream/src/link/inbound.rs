@@ -6,7 +6,11 @@
 //! given up without an answer, it is that call's. Otherwise it is declined, and the owner remembers
 //! that this server asks, so that from then on callers who can be asked get a link of their own.
 
-use crate::{catalog::ListingKind, event::LinkEvent, link::LinkKey};
+use crate::{
+    catalog::ListingKind,
+    event::{End, LinkEvent},
+    link::LinkKey,
+};
 use bytes::Bytes;
 use fairlead_core::{Code, ServerName};
 use fairlead_wire::{Field, Frame, Method, message};
@@ -51,9 +55,9 @@ impl Inbound {
     }
 
     /// Tells the owner that the transport ended; said once.
-    pub(crate) fn closed(&self, reason: impl Into<String>) {
+    pub(crate) fn closed(&self, reason: impl Into<String>, end: End) {
         if !self.closed.swap(true, Ordering::Relaxed) {
-            self.tell(LinkEvent::Closed { link: self.link, reason: reason.into() });
+            self.tell(LinkEvent::Closed { link: self.link, reason: reason.into(), end });
         }
     }
 
@@ -80,10 +84,8 @@ impl Inbound {
                     self.tell(LinkEvent::AsksRoots);
                 }
             }
-            Method::CreateMessage | Method::ElicitationCreate if !tied => {
-                if self.key.capabilities.asks_anything() {
-                    self.tell(LinkEvent::AsksUntied);
-                }
+            Method::CreateMessage | Method::ElicitationCreate if !tied && self.key.capabilities.asks_anything() => {
+                self.tell(LinkEvent::AsksUntied);
             }
             _ => {}
         }

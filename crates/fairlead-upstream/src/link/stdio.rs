@@ -5,6 +5,7 @@
 //! lines. An answer nobody waits for is dropped.
 
 use crate::{
+    event::End,
     exchange::{Final, Item, Prepared},
     link::inbound::{Inbound, Verdict},
 };
@@ -26,7 +27,7 @@ use std::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -64,14 +65,21 @@ pub(crate) struct StdioWire {
 
 impl StdioWire {
     /// Starts the process and its tasks.
-    pub(crate) fn start(spec: &ChildSpec, inbound: Arc<Inbound>, max_message: usize) -> Result<Self, UpstreamError> {
+    /// `slot` is given back when the process has ended.
+    pub(crate) fn start(
+        spec: &ChildSpec,
+        inbound: Arc<Inbound>,
+        max_message: usize,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Self, UpstreamError> {
         let child = fairlead_process::spawn(spec).map_err(|error| {
-            UpstreamError::new(
-                UpstreamErrorKind::Unavailable,
-                Outcome::NotMade,
-                format!("its process cannot be started: {error}"),
-            )
-            .because(error)
+            // The system's own words name the command, which is nothing for callers.
+            let what = match error.kind() {
+                std::io::ErrorKind::NotFound => "its command or working directory does not exist",
+                std::io::ErrorKind::PermissionDenied => "its command is not an executable file",
+                _ => "its process cannot be started",
+            };
+            UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, what).because(error)
         })?;
         let process_id = child.pid();
         let pending = Arc::new(Mutex::new(Pending::default()));
@@ -79,7 +87,7 @@ impl StdioWire {
         let (writer, to_write) = mpsc::channel(WRITE_QUEUE);
         let (stop, stopped) = oneshot::channel();
         let reader = Reader { pending: Arc::clone(&pending), inbound, writer: writer.clone(), junk: Arc::clone(&junk) };
-        let keeper = tokio::spawn(keep(child, reader, to_write, stopped, max_message));
+        let keeper = tokio::spawn(keep(child, reader, to_write, stopped, max_message, slot));
         Ok(Self { pending, writer, process_id, junk, stop: Mutex::new(Some(stop)), keeper: Mutex::new(Some(keeper)) })
     }
 
@@ -157,6 +165,7 @@ async fn keep(
     mut to_write: mpsc::Receiver<Bytes>,
     mut stopped: oneshot::Receiver<()>,
     max_message: usize,
+    _slot: OwnedSemaphorePermit,
 ) {
     let inbound = Arc::clone(&reader.inbound);
     let pending = Arc::clone(&reader.pending);
@@ -203,6 +212,7 @@ async fn keep(
             Ok(status) => format!("its process ended ({status})"),
             Err(_) => {
                 process.kill_now();
+                let _ = tokio::time::timeout(EXIT_WAIT, process.wait()).await;
                 "its process closed its output".to_owned()
             }
         }
@@ -212,7 +222,7 @@ async fn keep(
         pending.calls.clear();
         pending.ghosts.clear();
     }
-    inbound.closed(reason);
+    inbound.closed(reason, End::Died);
 }
 
 struct Reader {

@@ -87,6 +87,27 @@ mod tests {
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 8643))),
             program: Path::new("/usr/bin/fairlead"),
         };
-        insta::assert_snapshot!(banner.render().replace(env!("CARGO_PKG_VERSION"), "X"), @"");
+        insta::assert_snapshot!(banner.render().replace(env!("CARGO_PKG_VERSION"), "X"), @r#"
+        Fairlead X is ready.
+
+          MCP endpoint   http://127.0.0.1:8642/mcp
+          one server     http://127.0.0.1:8642/servers/{name}/mcp
+          toolset        http://127.0.0.1:8642/mcp/support
+          metrics        http://127.0.0.1:8643/metrics
+          health         http://127.0.0.1:8643/health/ready?verbose
+          configuration  /etc/fairlead/fairlead.yaml
+          data           /var/lib/fairlead
+
+          Servers
+            files  stdio  lazy
+            crm    http   eager
+
+          Connect a client
+            claude mcp add --transport http fairlead http://127.0.0.1:8642/mcp
+            or in its configuration: {"mcpServers":{"fairlead":{"type":"http","url":"http://127.0.0.1:8642/mcp"}}}
+            or, if it only starts programs: {"args":["stdio","-c","/etc/fairlead/fairlead.yaml"],"command":"/usr/bin/fairlead"}
+
+          Ctrl-C stops it.
+        "#);
     }
 }

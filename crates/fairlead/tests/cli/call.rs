@@ -36,7 +36,8 @@ fn exit_codes_of_a_call() {
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
 
     let ran = call(&["dead__anything"]);
-    assert!(matches!(ran.code, 1 | 4), "{ran:?}");
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.stderr.contains("FL-1301"), "{ran:?}");
 
     let ran = call(&["feature__sleep", r#"{"ms":5000}"#, "--timeout", "300ms"]);
     assert_eq!(ran.code, 4, "{ran:?}");

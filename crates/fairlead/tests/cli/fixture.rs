@@ -95,7 +95,7 @@ impl Fixture {
 
     /// Rows of `fairlead servers --json`, once every server was tried.
     pub(crate) fn servers(&self) -> Vec<Value> {
-        let mut rows = Vec::new();
+        let mut rows: Vec<Value> = Vec::new();
         eventually("every server was tried", || {
             let ran = self.run(&["servers", "--json"]);
             assert_eq!(ran.code, 0, "{ran:?}");

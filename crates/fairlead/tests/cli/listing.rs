@@ -30,6 +30,7 @@ fn a_running_gateway_is_asked() {
     );
     let ran = fixture.run(&["tools"]);
     assert!(ran.stdout.contains("crm__search_customers") && ran.stderr.contains("tokens (estimated"), "{ran:?}");
+    assert!(ran.stderr.contains("note: server `dead` is missing: "), "{ran:?}");
     let ran = fixture.run(&["resources", "--json"]);
     assert!(rows(&ran.stdout).iter().any(|row| row["kind"] == "template"), "{ran:?}");
     let ran = fixture.run(&["prompts", "--json"]);

@@ -26,7 +26,8 @@ fn untouched_servers_keep_their_process() {
     assert_ne!(before[0].1, Value::Array(Vec::new()), "it has a process");
 
     // A file change is enough.
-    fixture.configure(&format!("{crm}{}", demo("feature", "feature", "reload")));
+    let both = format!("{crm}{}", demo("feature", "feature", "reload"));
+    fixture.configure(&both);
     eventually("the new configuration is in force", || applied(&up) == 1);
     let after = pids(&fixture);
     assert_eq!(after.len(), 2);
@@ -37,13 +38,15 @@ fn untouched_servers_keep_their_process() {
     fixture.write("fairlead.yaml", "servers: { crm: { comand: x } }\n");
     eventually("the problem is reported", || up.log().contains("nothing was changed"));
     assert!(up.log().contains("comand") && up.log().contains("FL-1401"), "{}", up.log());
+    fixture.configure(&both);
+    eventually("the old configuration is back", || applied(&up) == 2);
     assert_eq!(pids(&fixture), after);
 
     // A signal reloads even when nothing is different.
     fixture.configure(&crm);
-    eventually("the feature server is gone", || applied(&up) == 2);
+    eventually("the feature server is gone", || applied(&up) == 3);
     up.signal(Signal::SIGHUP);
-    eventually("it was applied again", || applied(&up) == 3);
+    eventually("it was applied again", || applied(&up) == 4);
     assert_eq!(pids(&fixture), before);
     assert!(up.log().contains("removed=feature"), "{}", up.log());
 }

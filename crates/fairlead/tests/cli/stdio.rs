@@ -199,17 +199,22 @@ fn a_question_of_the_server_is_answered_by_the_client() {
     fixture.servers();
     let mut client = Client::new(&fixture, &[]);
     client.open(&json!({ "elicitation": {} }));
-    client.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": { "name": "feature__test_elicitation", "arguments": { "message": "who?" } } }));
-    let question = loop {
+    // A question on a shared pipe names no call, so the first one is declined and remembered; from then on the caller
+    // has the server to itself for the length of a call.
+    let mut asked = None;
+    for id in 1..=5 {
+        client.send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": { "name": "feature__test_elicitation", "arguments": { "message": "who?" } } }));
         let message = client.next();
         if message["method"] == "elicitation/create" {
-            break message;
+            asked = Some((id, message));
+            break;
         }
-        assert_ne!(message["id"], 1, "answered without a question: {message}");
-    };
+        assert!(message["error"]["message"].as_str().is_some_and(|text| text.contains("FL-1306")), "{message}");
+    }
+    let (id, question) = asked.expect("it is asked in the end");
     client.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": { "action": "accept", "content": { "username": "u", "email": "u@example.org" } } }));
-    let (answer, _) = client.answer(&1.into());
+    let (answer, _) = client.answer(&id.into());
     assert!(answer["result"]["content"][0]["text"].as_str().is_some_and(|text| text.contains("accept")), "{answer}");
 }
 
@@ -261,10 +266,70 @@ fn a_gateway_that_restarts_is_not_noticed() {
     assert_eq!(up.wait(), Some(0));
     // Asked while there is no gateway: it waits for the next one.
     client.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": echo }));
-    let _up = fixture.up();
+    let mut up = fixture.up();
     let (answer, _) = client.answer(&2.into());
     assert_eq!(answer["result"]["content"][0]["text"], "again", "{answer}");
+
+    // One that has lost its keys knows no session: the bridge opens another one.
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait(), Some(0));
+    std::fs::remove_file(fixture.data_dir().join("seal.key")).expect("the key");
+    let _up = fixture.up();
+    let answer = client.ask(3, "tools/call", &echo);
+    assert_eq!(answer["result"]["content"][0]["text"], "again", "{answer}");
     assert_eq!(client.close().0, 0);
+}
+
+#[test]
+fn a_batch_is_one_line_in_and_its_answers_come_out() {
+    let fixture = Fixture::new(&demo("crm", "crm", "stdio-batch"));
+    let _up = fixture.up();
+    fixture.servers();
+    let mut client = Client::new(&fixture, &[]);
+    let params =
+        json!({ "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    assert_eq!(client.ask(0, "initialize", &params)["result"]["protocolVersion"], "2025-03-26");
+    client.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
+    client.send(&json!([{ "jsonrpc": "2.0", "id": 1, "method": "ping" }, { "jsonrpc": "2.0", "id": 2, "method": "tools/list" }]));
+    let mut ids = Vec::new();
+    while ids.len() < 2 {
+        let line = client.lines.recv_timeout(Duration::from_secs(30)).expect("a line in time");
+        let answer: Value = serde_json::from_str(&line).expect("JSON");
+        let answers = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
+        ids.extend(answers.iter().filter_map(|answer| answer["id"].as_u64()));
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(client.close().0, 0);
+}
+
+#[test]
+fn a_gateway_in_the_background_does_without_a_port_that_is_taken() {
+    let fixture = Fixture::new("");
+    let taken =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr().map(|at| (listener, at)));
+    let (_taken, address) = taken.expect("a port");
+    fixture.write(
+        "fairlead.yaml",
+        &format!("listen: {{ address: \"{address}\" }}\nadmin: off\nservers:\n{}", demo("crm", "crm", "stdio-taken")),
+    );
+    let _background = Background(&fixture);
+    let mut client = Client::new(&fixture, &[]);
+    client.open(&json!({}));
+    assert!(client.ask(1, "tools/list", &json!({}))["result"].is_object());
+    assert_eq!(fixture.instance().expect("it runs")["mcp_url"], "");
+    assert_eq!(client.close().0, 0);
+}
+
+#[test]
+fn a_gateway_that_cannot_start_is_explained() {
+    let fixture = Fixture::new("");
+    fixture.write("file", "");
+    fixture.write("fairlead.yaml", "data_dir: data\nadmin: off\nlisten: { address: 127.0.0.1:0 }\n");
+    fixture.write("data/fairlead.db/in-the-way", "");
+    let ran = fixture.run(&["stdio"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{ran:?}");
+    assert!(ran.stderr.contains("FL-1403") && ran.stderr.contains("background.log"), "{ran:?}");
 }
 
 #[test]

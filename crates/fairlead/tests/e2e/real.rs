@@ -1,1 +1,87 @@
-//! Real servers and real clients.
+//! Other people's servers and clients: what an official client sees through the gateway is what it sees when it is
+//! connected to the server itself.
+//!
+//! Five servers from the package indexes stand behind one gateway, with the configuration of `examples/first-servers`
+//! and the installed programs in place of `npx` and `uvx`. Each official client describes everything it sees, once
+//! connected to the server over stdio, once through `/servers/{server}/mcp`, once through `/mcp`.
+
+mod clients;
+mod documents;
+mod questions;
+mod rust_client;
+mod servers;
+
+use serde_json::Value;
+
+use self::{
+    clients::{Client, Mode},
+    documents::{View, assert_same, merged},
+    servers::{SERVERS, Shelf, World},
+};
+use crate::support::Gateway;
+
+/// Runs one client in each of its modes against the servers themselves and against the gateway.
+async fn check(client: Client, modes: &[Mode]) {
+    let Some(shelf) = Shelf::find() else { return };
+    let world = World::new(&shelf);
+    let gateway = Gateway::start(&world.gateway_config()).await;
+    let legacy = direct(&shelf, &world, client, Mode::Legacy).await;
+    for &mode in modes {
+        // What a server of one era shows a client of the other there is nothing direct to compare with: then its
+        // legacy view is what must come through.
+        let direct = if mode == Mode::Legacy { legacy.clone() } else { direct(&shelf, &world, client, mode).await };
+        let direct: Vec<&Value> =
+            direct.iter().zip(&legacy).map(|(own, legacy)| own.as_ref().or(legacy.as_ref()).unwrap()).collect();
+        let runs = SERVERS.iter().map(|server| {
+            let url = gateway.url(&format!("/servers/{}/mcp", server.name));
+            client.run(&shelf, mode, &url, server.operations(&world))
+        });
+        let through = futures_util::future::join_all(runs).await;
+        for ((server, direct), through) in SERVERS.iter().zip(&direct).zip(through) {
+            let through = through.unwrap_or_else(|reason| panic!("{client:?} {mode:?} {}: {reason}", server.name));
+            assert_same(&format!("{client:?} {mode:?} {}", server.name), View::Single, direct, &through);
+        }
+        let operations = SERVERS.iter().flat_map(|server| server.merged_operations(&world)).collect();
+        let through = client.run(&shelf, mode, &gateway.url("/mcp"), operations).await.unwrap();
+        assert_same(&format!("{client:?} {mode:?} /mcp"), View::Merged, &merged(&direct), &through);
+    }
+}
+
+/// What the client sees of each server over stdio; `None` where they have no revision in common.
+async fn direct(shelf: &Shelf, world: &World, client: Client, mode: Mode) -> Vec<Option<Value>> {
+    let runs = SERVERS.iter().map(|server| async {
+        let command = server.command(shelf, world, "direct");
+        let seen = client.run_stdio(shelf, mode, &command, server.operations(world)).await;
+        match seen {
+            Ok(seen) => Some(seen),
+            Err(_) if mode == Mode::Modern && !server.modern => None,
+            Err(reason) => panic!("{client:?} {mode:?} {} over stdio: {reason}", server.name),
+        }
+    });
+    futures_util::future::join_all(runs).await
+}
+
+#[tokio::test]
+async fn the_python_client_sees_the_same_through_the_gateway() {
+    check(Client::Python, &[Mode::Legacy, Mode::Modern, Mode::Auto]).await;
+}
+
+#[tokio::test]
+async fn the_typescript_client_1_sees_the_same_through_the_gateway() {
+    check(Client::TypeScript1, &[Mode::Legacy]).await;
+}
+
+#[tokio::test]
+async fn the_typescript_client_2_sees_the_same_through_the_gateway() {
+    check(Client::TypeScript2, &[Mode::Legacy, Mode::Modern, Mode::Auto]).await;
+}
+
+#[tokio::test]
+async fn the_inspector_sees_the_same_through_the_gateway() {
+    check(Client::Inspector, &[Mode::Legacy]).await;
+}
+
+#[tokio::test]
+async fn the_rust_client_sees_the_same_through_the_gateway() {
+    check(Client::Rust, &[Mode::Legacy, Mode::Modern, Mode::Auto]).await;
+}

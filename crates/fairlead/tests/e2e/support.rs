@@ -3,6 +3,7 @@
 //! Nothing here sleeps to synchronise: everything polls with a bound, and says what never came.
 
 pub(crate) mod processes;
+pub(crate) mod rows;
 
 use std::{
     fs::{self, File},
@@ -30,8 +31,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
-/// The variable that marks the gateway and everything it starts.
-pub(crate) const MARK: &str = "FAIRLEAD_TEST_MARK";
+/// The variable that marks the gateway and everything it starts. Of the gateway's environment only some variables
+/// reach its children; those that begin so do.
+pub(crate) const MARK: &str = "XDG_FAIRLEAD_TEST_MARK";
 /// The legacy revisions served over Streamable HTTP, newest first.
 pub(crate) const LEGACY: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 /// The newest legacy revision.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Gateway, eventually_some, get};
 
 /// The row of one server.
-pub async fn row(gateway: &Gateway, server: &str) -> Value {
+pub(crate) async fn row(gateway: &Gateway, server: &str) -> Value {
     let (status, body) = get(&gateway.admin_url("/health/live?verbose")).await;
     assert_eq!(status, 200, "{body}");
     let all: Value = serde_json::from_str(&body).unwrap();
@@ -16,7 +16,7 @@ pub async fn row(gateway: &Gateway, server: &str) -> Value {
 }
 
 /// Waits until the row of a server `holds`, and returns it.
-pub async fn until(
+pub(crate) async fn until(
     gateway: &Gateway,
     server: &str,
     limit: Duration,
@@ -30,11 +30,11 @@ pub async fn until(
 }
 
 /// Waits until a server was listed by the running gateway.
-pub async fn until_listed(gateway: &Gateway, server: &str) -> Value {
+pub(crate) async fn until_listed(gateway: &Gateway, server: &str) -> Value {
     until(gateway, server, super::PATIENCE, "listed", |row| row["tools"].is_u64() && row["stale"] == false).await
 }
 
 /// The process ids (of the guards) a server has now.
-pub async fn processes(gateway: &Gateway, server: &str) -> Vec<u64> {
+pub(crate) async fn processes(gateway: &Gateway, server: &str) -> Vec<u64> {
     row(gateway, server).await["processes"].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
 }

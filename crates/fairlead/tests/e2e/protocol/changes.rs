@@ -1,0 +1,193 @@
+//! What changes outside calls: lists, resources; and who is told.
+
+use std::time::Duration;
+
+use fairlead_testkit::{AnswerStream, McpClient, Script, ScriptedServer};
+use serde_json::{Value, json};
+
+use super::{House, alone};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, eventually};
+
+const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+const UPDATED: &str = "notifications/resources/updated";
+
+/// A legacy GET stream that is open: its first byte has come.
+async fn listening(client: &McpClient) -> AnswerStream {
+    let stream = client.open_get(None).await.unwrap();
+    assert_eq!((stream.status, stream.is_stream()), (200, true));
+    stream
+}
+
+/// A modern listener that was acknowledged.
+async fn listener(client: &McpClient, filter: Value) -> AnswerStream {
+    let mut stream = client.start("subscriptions/listen", json!({"notifications": filter})).await.unwrap();
+    let first = stream.next(PATIENCE).await.unwrap().unwrap().json();
+    assert_eq!(first["method"], "notifications/subscriptions/acknowledged", "{first}");
+    let id = &first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"];
+    assert_eq!(Some(id), stream.id(), "{first}");
+    stream
+}
+
+#[tokio::test]
+async fn a_changed_list_is_told_within_a_second_to_clients_of_both_eras() {
+    let house = House::new(Script::legacy(), |_, script| script).await;
+    for server in ["web", "now"] {
+        let mut heard = Vec::new();
+        for path in ["/mcp".to_owned(), alone(server)] {
+            let legacy = house.gateway.legacy(&path, NEWEST_LEGACY).await;
+            let modern = house.gateway.modern(&path);
+            for client in [&legacy, &modern] {
+                client.list("tools/list", "tools").await.unwrap();
+            }
+            heard.push((format!("legacy on {path}"), listening(&legacy).await, legacy));
+            let stream = listener(&modern, json!({"toolsListChanged": true})).await;
+            heard.push((format!("modern on {path}"), stream, modern));
+        }
+        let source = if server == "web" { &house.web } else { &house.now };
+        if server == "web" {
+            let opened = || source.received().iter().any(|request| request.http_method == "GET");
+            eventually(PATIENCE, "the gateway's own GET stream", opened).await;
+        } else {
+            eventually(PATIENCE, "the gateway's own listener", || source.listeners() > 0).await;
+        }
+        source.change_list().await;
+        for (who, mut stream, client) in heard {
+            let told = stream.next_method(TOOLS_CHANGED, SECOND).await;
+            let told = told.unwrap_or_else(|error| panic!("{server}, {who}: {error:#}"));
+            if who.starts_with("modern") {
+                let id = &told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"];
+                assert_eq!(Some(id), stream.id(), "{server}, {who}: {told}");
+            }
+            let tools = client.list("tools/list", "tools").await.unwrap();
+            let extra = tools.iter().any(|tool| tool["name"].as_str().unwrap().ends_with("extra_tool"));
+            assert!(extra, "{server}, {who}: the new tool is listed as soon as the change is told");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_list_of_a_child_process_is_told() {
+    let house = House::new(Script::legacy(), |name, script| match name {
+        "child" => script.list_change_every_ms(700),
+        _ => script,
+    })
+    .await;
+    for path in ["/mcp".to_owned(), alone("child")] {
+        let legacy = house.gateway.legacy(&path, NEWEST_LEGACY).await;
+        let modern = house.gateway.modern(&path);
+        let mut streams = [listening(&legacy).await, listener(&modern, json!({"toolsListChanged": true})).await];
+        for stream in &mut streams {
+            stream.next_method(TOOLS_CHANGED, 3 * SECOND).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_only_what_it_asked_for() {
+    let house = House::new(Script::legacy().resources_and_prompts(1, 1), |_, script| script).await;
+    for path in ["/mcp".to_owned(), alone("now"), alone("web")] {
+        let client = house.gateway.modern(&path);
+        let mut deaf = listener(&client, json!({"promptsListChanged": true})).await;
+        let mut hears = listener(&client, json!({"toolsListChanged": true})).await;
+        let source = if path == alone("now") { &house.now } else { &house.web };
+        source.change_list().await;
+        hears.next_method(TOOLS_CHANGED, 2 * SECOND).await.unwrap();
+        assert!(deaf.next(Duration::from_millis(300)).await.is_err(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_legacy_subscriber_is_told_of_its_resource_and_nobody_else() {
+    let house = House::new(Script::legacy().resources_and_prompts(3, 0), |_, script| script).await;
+    for path in ["/mcp".to_owned(), alone("web")] {
+        let subscriber = house.gateway.legacy(&path, NEWEST_LEGACY).await;
+        let second = house.gateway.legacy(&path, NEWEST_LEGACY).await;
+        let other = house.gateway.legacy(&path, NEWEST_LEGACY).await;
+        for client in [&subscriber, &second, &other] {
+            client.list("resources/list", "resources").await.unwrap();
+        }
+        let mut heard = [listening(&subscriber).await, listening(&second).await, listening(&other).await];
+        let subscribed = json!({"uri": "test://resource/1"});
+        for client in [&subscriber, &second] {
+            assert_eq!(client.result("resources/subscribe", subscribed.clone()).await.unwrap(), json!({}));
+        }
+        house.web.notify(UPDATED, &json!({"uri": "test://resource/0"})).await;
+        house.web.notify(UPDATED, &json!({"uri": "test://resource/1", "own": 1})).await;
+        for stream in &mut heard[..2] {
+            let told = stream.next_method(UPDATED, SECOND).await.unwrap();
+            assert_eq!(told["params"], json!({"uri": "test://resource/1", "own": 1}), "{path}");
+        }
+        // One leaves: the other is still told, and the server still subscribed to.
+        assert_eq!(second.result("resources/unsubscribe", subscribed.clone()).await.unwrap(), json!({}));
+        assert!(house.received("web", "resources/unsubscribe").is_empty(), "{path}");
+        house.web.notify(UPDATED, &json!({"uri": "test://resource/1", "own": 2})).await;
+        let told = heard[0].next_method(UPDATED, SECOND).await.unwrap();
+        assert_eq!(told["params"]["own"], 2, "{path}");
+        assert_eq!(subscriber.result("resources/unsubscribe", subscribed.clone()).await.unwrap(), json!({}));
+        assert_eq!(house.received("web", "resources/unsubscribe").len(), 1, "{path}");
+        house.web.notify(UPDATED, &json!({"uri": "test://resource/1", "own": 3})).await;
+        for stream in &mut heard {
+            assert!(stream.next_method(UPDATED, Duration::from_millis(200)).await.is_err(), "{path}");
+        }
+        house.web.clear_received();
+    }
+}
+
+#[tokio::test]
+async fn a_modern_listener_is_told_of_its_resources_under_its_own_id() {
+    let house = House::new(Script::legacy().resources_and_prompts(3, 0), |name, script| match name {
+        "now" => script,
+        _ => Script { resources: 0, ..script },
+    })
+    .await;
+    for path in ["/mcp".to_owned(), alone("now")] {
+        let client = house.gateway.modern(&path);
+        client.list("resources/list", "resources").await.unwrap();
+        let wanted = json!({"resourceSubscriptions": ["test://resource/1"]});
+        let mut hears = listener(&client, wanted).await;
+        let mut deaf = listener(&client, json!({"resourceSubscriptions": ["test://resource/2"]})).await;
+        let watched = || {
+            let listens = house.received("now", "subscriptions/listen");
+            let uris = |listen: &Value| listen["params"]["notifications"]["resourceSubscriptions"].to_string();
+            listens.iter().filter(|listen| uris(listen).contains("test://resource/")).count() >= 2
+        };
+        eventually(PATIENCE, "both subscriptions at the server", watched).await;
+        eventually(PATIENCE, "both streams", || house.now.listeners() >= 2).await;
+        house.now.notify(UPDATED, &json!({"uri": "test://resource/1"})).await;
+        let told = hears.next_method(UPDATED, SECOND).await.unwrap();
+        assert_eq!(told["params"]["uri"], "test://resource/1");
+        assert_eq!(Some(&told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"]), hears.id(), "{path}");
+        assert!(deaf.next(Duration::from_millis(200)).await.is_err(), "{path}");
+        house.now.clear_received();
+        // The end of the stream is the end of the subscription.
+        let before = house.now.listeners();
+        hears.vanish();
+        eventually(2 * SECOND, "the end of the listener at the server", || house.now.listeners() < before).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_cross_eras_is_not_advertised() {
+    let house = House::new(Script::legacy().resources_and_prompts(1, 1), |_, script| script).await;
+    let legacy = house.gateway.legacy(&alone("now"), NEWEST_LEGACY).await.initialized();
+    assert_ne!(legacy["capabilities"]["resources"]["subscribe"], true, "{legacy}");
+    assert!(legacy["capabilities"].get("logging").is_none(), "{legacy}");
+    for server in ["web", "child"] {
+        let modern = house.gateway.modern(&alone(server)).result("server/discover", json!({})).await.unwrap();
+        assert_ne!(modern["capabilities"]["resources"]["subscribe"], true, "{modern}");
+        assert!(modern["capabilities"].get("logging").is_none(), "{modern}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_a_stream_of_its_own_is_listed_again_in_time() {
+    let server = ScriptedServer::start(Script { get_stream: false, ..Script::legacy() }).await;
+    let yaml = format!("catalog: {{ refresh: 1s }}\nservers: {{ a: {{ url: \"{}\" }} }}\n", server.url());
+    let gateway = Gateway::start(&yaml).await;
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    client.list("tools/list", "tools").await.unwrap();
+    let mut stream = listening(&client).await;
+    server.change_list().await;
+    stream.next_method(TOOLS_CHANGED, 5 * SECOND).await.unwrap();
+    assert_eq!(client.list("tools/list", "tools").await.unwrap().len(), 4);
+}
