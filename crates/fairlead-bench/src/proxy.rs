@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
@@ -148,7 +149,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr) -> anyhow::Result<(
         .build(connector);
     let pool = Arc::new(Pool { client, upstream: upstream.to_string().parse()? });
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let server = hyper::server::conn::http1::Builder::new();
+    let server = auto::Builder::new(TokioExecutor::new());
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await?;
         let Ok((stream, _)) = listener.accept().await else {

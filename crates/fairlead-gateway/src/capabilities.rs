@@ -122,10 +122,11 @@ pub(crate) fn server_info(endpoint: &Endpoint, era: Era) -> String {
 /// Waits until every server of the endpoint was heard of once in the client's era, at most
 /// `catalog.first_wait`.
 pub(crate) async fn wait_for_peers(endpoint: &Endpoint, era: Era, capabilities: CapabilitySet) {
-    let until = tokio::time::Instant::now() + endpoint.config.catalog.first_wait;
+    let first_wait = endpoint.config.catalog.first_wait;
     let waits = endpoint.servers.iter().map(|server| async move {
         let mut changes = server.handle.changes();
         let mut asked = false;
+        let until = server.handle.patience(era, capabilities, first_wait);
         loop {
             {
                 let view = server.handle.peek();

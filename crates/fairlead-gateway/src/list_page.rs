@@ -12,7 +12,6 @@ use fairlead_core::{Code, Refusal};
 use fairlead_upstream::ListingKind;
 use fairlead_wire::Field;
 use http::{Response, header};
-use tokio::time::Instant;
 
 /// Answers a list request.
 pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
@@ -54,7 +53,7 @@ async fn learn_what_is_new(call: &Call) {
     if unknown.is_empty() {
         return;
     }
-    let until = Instant::now() + call.endpoint.config.catalog.first_wait;
-    let waits = unknown.iter().map(|handle| handle.catalog(call.era, call.capabilities, until));
+    let wait = call.endpoint.config.catalog.first_wait;
+    let waits = unknown.iter().map(|handle| handle.catalog(call.era, call.capabilities, wait));
     futures_util::future::join_all(waits).await;
 }

@@ -7,7 +7,7 @@ use crate::{
     http_client::Worker,
     link::{Link, LinkKey, Roots, ShareKey},
     owner::Command,
-    view::{ServerView, State},
+    view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
 use fairlead_config::{Server, Transport};
@@ -17,7 +17,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,6 +30,9 @@ use tokio::{
 /// How long a call waits for a link of its own when all that may be open are taken.
 const LINK_WAIT: Duration = Duration::from_secs(5);
 
+/// Catalogs whose first asking is remembered.
+const MAX_ASKED: usize = 64;
+
 /// What owner and handles share.
 pub(crate) struct Shared {
     pub(crate) server: Arc<Server>,
@@ -39,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: broadcast::Sender<ServerEvent>,
     pub(crate) in_flight: AtomicUsize,
+    /// When each catalog was first asked for: only then it is waited for.
+    pub(crate) first_asked: Mutex<HashMap<CatalogKey, Instant>>,
 }
 
 /// The open links of one key.
@@ -200,9 +205,22 @@ impl ServerHandle {
         let _ = self.0.commands.try_send(Command::Remember(memory));
     }
 
-    /// The catalog callers of an era with `capabilities` see. One that was never learned is waited for until
-    /// `deadline`; then the nearest one there is, or `None`.
-    pub async fn catalog(&self, client: Era, capabilities: CapabilitySet, deadline: Instant) -> Option<Arc<Catalog>> {
+    /// Until when somebody who needs to know the server in this way may wait: `wait` after it was
+    /// asked for the first time. Whoever comes later gets what there is by then.
+    #[must_use]
+    pub fn patience(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Instant {
+        let key = self.peek().catalog_key(client, capabilities);
+        let mut first = self.0.first_asked.lock().expect("invariant: no panic under this lock");
+        if first.len() >= MAX_ASKED {
+            first.clear();
+        }
+        *first.entry(key).or_insert_with(Instant::now) + wait
+    }
+
+    /// The catalog callers of an era with `capabilities` see. One that was never learned is waited
+    /// for, at most `wait` from the first time it was asked for; then the nearest one there is.
+    pub async fn catalog(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Option<Arc<Catalog>> {
+        let deadline = self.patience(client, capabilities, wait);
         let mut changes = self.changes();
         let mut asked = false;
         loop {

@@ -92,6 +92,15 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether the server says of every kind of list it has that it announces changes.
+    #[must_use]
+    pub fn announces_changes(&self) -> bool {
+        ["tools", "prompts", "resources"]
+            .iter()
+            .filter_map(|kind| list::raw_member(&self.capabilities, kind))
+            .all(|kind| list::raw_member(kind, "listChanged") == Some("true"))
+    }
+
     /// Whether a modern server says that it also serves session-based revisions.
     #[must_use]
     pub fn offers_legacy(&self) -> bool {
@@ -312,6 +321,14 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
+    /// Whether what the server says outside calls arrives.
+    pub(crate) fn hears(&self) -> bool {
+        match &self.wire {
+            Wire::Http(wire) => self.key.era == Era::Modern || wire.hears(),
+            Wire::Stdio(_) => true,
+        }
+    }
+
     /// Whether calls were given up on this link that the server may still be working on: a question
     /// that names no call could belong to one of them.
     pub(crate) fn is_haunted(&self) -> bool {

@@ -145,6 +145,7 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         commands,
         events,
         in_flight: std::sync::atomic::AtomicUsize::new(0),
+        first_asked: std::sync::Mutex::default(),
     });
     let owner = Owner {
         opener: Arc::new(Opener {
@@ -771,9 +772,8 @@ impl Owner {
         }
         if Instant::now() >= self.refresh_at {
             self.refresh_at = Instant::now() + self.environment.catalog.refresh;
-            let announces =
-                self.shared.view.load().any_peer().is_some_and(|peer| peer.capabilities.contains("listChanged"));
-            if !announces {
+            let announces = |link: &Arc<Link>| link.peer().announces_changes() && link.hears();
+            if !self.links().iter().all(announces) {
                 self.dirty = ListingKind::ALL.to_vec();
                 self.relist();
             }

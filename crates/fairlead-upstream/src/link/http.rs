@@ -145,6 +145,12 @@ impl HttpWire {
         *self.stream.lock().expect("invariant: no panic under this lock") = Some(task);
     }
 
+    /// Whether the server can say something outside requests: it has a GET stream, as far as is known.
+    pub(crate) fn hears(&self) -> bool {
+        let stream = self.stream.lock().expect("invariant: no panic under this lock");
+        stream.as_ref().is_some_and(|stream| !stream.is_finished())
+    }
+
     pub(crate) async fn close(&self) {
         if let Some(stream) = self.stream.lock().expect("invariant: no panic under this lock").take() {
             stream.abort();

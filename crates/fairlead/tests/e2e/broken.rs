@@ -228,15 +228,15 @@ async fn a_first_list_waits_as_long_as_it_is_told() {
 
 #[tokio::test]
 async fn each_kind_of_broken_server_leaves_the_others_alone_and_says_why() {
-    let noisy = StdioServer::new(
-        Script::legacy()
-            .stdio(StdioScript { noise: vec!["starting up...".into(), "{\"not\":\"rpc\"}".into()], ..Default::default() }),
-    );
+    let noisy =
+        StdioServer::new(Script::legacy().stdio(StdioScript {
+            noise: vec!["starting up...".into(), "{\"not\":\"rpc\"}".into()],
+            ..Default::default()
+        }));
     let babbling = StdioServer::new(Script::legacy().garbage("initialize", Garbage::NotJson));
     let hung = StdioServer::new(Script::legacy().hang(Hang::AfterInitialize));
     let dying = StdioServer::new(Script::legacy().tool(ToolScript::new("die").sleep(50).finish(Finish::Die)));
-    let exits =
-        StdioServer::new(Script::legacy().stdio(StdioScript { exit_at_start: Some(3), ..Default::default() }));
+    let exits = StdioServer::new(Script::legacy().stdio(StdioScript { exit_at_start: Some(3), ..Default::default() }));
     let html = ScriptedServer::start(Script::legacy().garbage("initialize", Garbage::Html500)).await;
     let unlistable = ScriptedServer::start(Script::legacy().garbage("tools/list", Garbage::ResultAndError)).await;
     let good = ScriptedServer::start(Script::legacy()).await;
@@ -312,7 +312,8 @@ async fn a_call_to_a_server_that_is_down_fails_at_once_on_every_path() {
     let gateway = Gateway::start(&yaml).await;
     for server in ["refused", "missing", "exits"] {
         rows::until(&gateway, server, PATIENCE, "down", |row| row["state"] == "down").await;
-        for (path, name) in [("/mcp".to_owned(), format!("{server}__x")), (format!("/servers/{server}/mcp"), "x".to_owned())]
+        for (path, name) in
+            [("/mcp".to_owned(), format!("{server}__x")), (format!("/servers/{server}/mcp"), "x".to_owned())]
         {
             let start = Instant::now();
             let answer = gateway.modern(&path).request("tools/call", json!({"name": name})).await.unwrap();

@@ -1,1 +1,312 @@
 //! Nothing stays: no process, no memory, no session.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fairlead_testkit::{Finish, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+    scripted_program,
+};
+
+/// A server with a tool that takes a minute.
+fn lingering() -> Script {
+    Script::legacy().tool(ToolScript::new("linger").sleep(60_000))
+}
+
+/// A client that begins a call and vanishes when the server has it.
+async fn vanish(gateway: &Gateway, tool: &str) {
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    // The headers come with the answer or with the first sign of life: nobody waits for them.
+    let call = client.start("tools/call", json!({"name": tool, "arguments": {}}));
+    tokio::time::timeout(Duration::from_millis(100), call).await.ok();
+}
+
+/// Rude clients, `wave` at a time.
+async fn vanish_all(gateway: &Gateway, tools: &[&str], count: usize, wave: usize) {
+    let mut number = 0;
+    while number < count {
+        let wave = wave.min(count - number);
+        let rude = (0..wave).map(|n| vanish(gateway, tools[(number + n) % tools.len()]));
+        futures_util::future::join_all(rude).await;
+        number += wave;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rude_clients_and_a_killed_gateway_leave_nothing() {
+    const VANISH: usize = 300;
+    const NEVER_CLOSED: usize = 200;
+    const IDLE: Duration = Duration::from_secs(30);
+    /// `max_sessions` of each server.
+    const CAP: usize = 3;
+    let family = StdioServer::new(lingering().stdio(StdioScript { grandchildren: 2, ..Default::default() }));
+    let stubborn =
+        StdioServer::new(lingering().stdio(StdioScript { stubborn: true, grandchildren: 1, ..Default::default() }));
+    let shell = StdioServer::new(lingering());
+    let remote = ScriptedServer::start(lingering()).await;
+    let script = shell.yaml().rsplit_once("args: [").unwrap().1.trim_end_matches(']').trim_matches('"').to_owned();
+    let capped = format!("max_sessions: {CAP}");
+    let yaml = format!(
+        "servers:\n  family: {{ {}, {capped} }}\n  stubborn: {{ {}, {capped} }}\n  \
+         shell: {{ command: sh, args: [\"-c\", \"{} {script}; true\"], {capped}, share: per_session }}\n  \
+         remote: {{ url: \"{}\", {capped} }}\n",
+        family.yaml(),
+        stubborn.yaml(),
+        scripted_program().display(),
+        remote.url()
+    );
+    let mut gateway = Gateway::start(&yaml).await;
+    for server in ["family", "stubborn", "shell", "remote"] {
+        rows::until_listed(&gateway, server).await;
+    }
+    let tools = ["family__linger", "stubborn__linger", "shell__linger", "remote__linger"];
+
+    // Never more processes than configured, however short the moment.
+    let watching = Arc::new(AtomicBool::new(true));
+    let (mark, watched) = (gateway.mark().to_owned(), Arc::clone(&watching));
+    let watcher = std::thread::spawn(move || {
+        let mut most = 0;
+        while watched.load(Ordering::Relaxed) {
+            let servers =
+                processes::marked(&mark).iter().filter(|process| process.command.contains("script.json")).count();
+            most = most.max(servers);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        most
+    });
+
+    // The level to return to: everything was used once.
+    vanish_all(&gateway, &tools, 40, 20).await;
+    eventually(PATIENCE, "the first clients are gone", || gateway.log().contains("connected to the server")).await;
+    tokio::time::sleep(SECOND * 2).await;
+    let level = gateway.resident_bytes();
+
+    vanish_all(&gateway, &tools, VANISH, 60).await;
+    let mut never_closed = JoinSet::new();
+    for n in 0..NEVER_CLOSED {
+        let client = McpClient::new(&gateway.url("/mcp")).limit(PATIENCE);
+        never_closed.spawn(async move {
+            client.initialize(NEWEST_LEGACY).await.unwrap();
+            // Half of them also leave a stream behind.
+            let stream = if n % 2 == 0 { Some(client.open_get(None).await.unwrap()) } else { None };
+            client.result("tools/list", json!({})).await.unwrap();
+            stream
+        });
+    }
+    let streams: Vec<_> = never_closed.join_all().await;
+    let peak = gateway.resident_bytes();
+    drop(streams);
+
+    // Others are served as ever.
+    let client = gateway.modern("/mcp");
+    for server in ["family", "stubborn", "remote"] {
+        let start = Instant::now();
+        client.call(&format!("{server}__tool_0"), json!({})).await.unwrap();
+        assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
+    }
+
+    let idle = Instant::now();
+    let allowed = (level / 10).max(16 * 1024 * 1024);
+    tokio::time::sleep(IDLE).await;
+    let after = gateway.resident_bytes();
+    println!("resident: {level} before, {peak} at the peak, {after} after {:?}", idle.elapsed());
+    assert!(after <= level + allowed, "{after} bytes after, {level} before");
+
+    watching.store(false, Ordering::Relaxed);
+    let most = watcher.join().unwrap();
+    // Guard and server each name the script; the shell's command line does as well.
+    println!("at most {most} processes with a script");
+    assert!(most <= CAP * 2 * 3 + CAP, "{most} processes");
+    for (what, server, each) in [("family", &family, 3), ("stubborn", &stubborn, 2), ("shell", &shell, 1)] {
+        assert!(server.living().len() <= CAP * each, "{what}: {:?}", server.living());
+        assert!(!server.living().is_empty(), "{what} runs");
+    }
+
+    // And when it is killed, everything goes.
+    assert!(processes::marked(gateway.mark()).len() > 6);
+    gateway.kill().await;
+    let start = Instant::now();
+    eventually(SECOND * 5, "no process survives", || processes::marked(gateway.mark()).is_empty()).await;
+    println!("everything was gone after {:?}", start.elapsed());
+    for server in [&family, &stubborn, &shell] {
+        assert!(server.living().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn processes_never_exceed_the_cap_even_while_stubborn_ones_are_stopped() {
+    const CAP: usize = 2;
+    let server = StdioServer::new(Script::legacy().stdio(StdioScript { stubborn: true, ..Default::default() }));
+    let yaml =
+        format!("servers:\n  a: {{ {}, share: per_session, max_sessions: {CAP}, stop_grace: 300ms }}\n", server.yaml());
+    let gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "a").await;
+    // Each session wants a process of its own, one after the other: an idle one makes room.
+    let mut most = 0;
+    for _ in 0..5 {
+        let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        let calling = tokio::spawn(async move { client.call("a__tool_0", json!({})).await });
+        while !calling.is_finished() {
+            most = most.max(server.living().len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        calling.await.unwrap().unwrap();
+        most = most.max(server.living().len());
+    }
+    assert!(most <= CAP, "{most} processes");
+    assert!(server.pids().len() > CAP, "the cap was in the way");
+}
+
+#[tokio::test]
+async fn a_call_over_the_cap_is_refused_and_told_why() {
+    let script = Script::legacy().tool(ToolScript::new("linger").sleep(3_000));
+    let local = StdioServer::new(script.clone());
+    let remote = ScriptedServer::start(script).await;
+    for server in [local.yaml(), format!("url: \"{}\"", remote.url())] {
+        let yaml = format!("servers:\n  a: {{ {server}, share: per_session, max_sessions: 2 }}\n");
+        let gateway = Gateway::start(&yaml).await;
+        rows::until_listed(&gateway, "a").await;
+        let mut busy = Vec::new();
+        for _ in 0..2 {
+            let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+            busy.push(tokio::spawn(async move { client.call("a__linger", json!({})).await }));
+        }
+        rows::until(&gateway, "a", PATIENCE, "two calls", |row| row["calls"] == 2 && row["links"] == 2).await;
+        let third = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        let start = Instant::now();
+        let answer = third.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap();
+        let said = answer.error()["message"].as_str().unwrap_or_default().to_owned();
+        assert!(said.contains("FL-1305") && said.contains("max_sessions"), "{said}");
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        for call in busy {
+            call.await.unwrap().unwrap();
+        }
+        third.call("a__tool_0", json!({})).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_drain_lets_calls_finish_and_leaves_nothing() {
+    let script = Script::legacy().tool(ToolScript::new("linger").sleep(2_000));
+    let local = StdioServer::new(script.clone());
+    let remote = ScriptedServer::start(script.sse()).await;
+    let yaml = format!("servers:\n  local: {{ {} }}\n  remote: {{ url: \"{}\" }}\n", local.yaml(), remote.url());
+    let mut gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "local").await;
+    rows::until_listed(&gateway, "remote").await;
+    let waiting = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    let mut stream = waiting.open_get(None).await.unwrap();
+    let mut calls = Vec::new();
+    for tool in ["local__linger", "remote__linger"] {
+        let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        calls.push(tokio::spawn(async move { client.call(tool, json!({})).await }));
+    }
+    rows::until(&gateway, "local", PATIENCE, "in flight", |row| row["calls"] == 1).await;
+    rows::until(&gateway, "remote", PATIENCE, "in flight", |row| row["calls"] == 1).await;
+    gateway.signal(Signal::SIGTERM);
+    // An open stream ends, so that its client looks for another gateway; new calls are refused.
+    let ended = async { while stream.next(PATIENCE).await.unwrap().is_some() {} };
+    tokio::time::timeout(SECOND, ended).await.expect("the stream ends");
+    if let Ok(answer) = gateway.modern("/mcp").request("tools/call", json!({"name": "local__tool_0"})).await {
+        assert!(answer.error()["message"].as_str().unwrap_or_default().contains("FL-1111"), "{:?}", answer.body);
+        assert_eq!(answer.status, 503);
+    }
+    for call in calls {
+        call.await.unwrap().expect("a call in flight finishes");
+    }
+    assert_eq!(gateway.ended(PATIENCE).await, Some(0));
+    assert!(processes::marked(gateway.mark()).is_empty());
+    assert!(local.living().is_empty());
+    assert_eq!(remote.sessions(), 0, "sessions with servers are ended");
+}
+
+#[tokio::test]
+async fn a_drain_is_over_in_time_whatever_the_calls_do() {
+    let server =
+        StdioServer::new(Script::legacy().tool(ToolScript::new("hang").finish(Finish::Hang)).stdio(StdioScript {
+            stubborn: true,
+            grandchildren: 1,
+            ..Default::default()
+        }));
+    let yaml = |drain: &str| format!("drain: {drain}\nservers:\n  a: {{ {}, stop_grace: 300ms }}\n", server.yaml());
+    for (drain, signals) in [("1s", 1), ("10m", 2)] {
+        let mut gateway = Gateway::start(&yaml(drain)).await;
+        rows::until_listed(&gateway, "a").await;
+        let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        let call = tokio::spawn(async move { client.request("tools/call", json!({"name": "a__hang"})).await });
+        rows::until(&gateway, "a", PATIENCE, "in flight", |row| row["calls"] == 1).await;
+        let start = Instant::now();
+        for n in 0..signals {
+            if n > 0 {
+                gateway.logged("stopping").await;
+            }
+            gateway.signal(Signal::SIGTERM);
+        }
+        gateway.ended(PATIENCE).await;
+        println!("`drain: {drain}`, {signals} signals: ended after {:?}", start.elapsed());
+        assert!(start.elapsed() < SECOND * 8, "`drain: {drain}`, {signals} signals: {:?}", start.elapsed());
+        assert!(processes::marked(gateway.mark()).is_empty());
+        call.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_idle_process_is_stopped_and_started_by_the_next_call() {
+    let (lazy, eager) = (StdioServer::new(Script::legacy()), StdioServer::new(Script::legacy()));
+    let yaml = format!(
+        "servers:\n  lazy: {{ {}, idle_stop: 1s }}\n  eager: {{ {}, idle_stop: 1s, start: eager }}\n",
+        lazy.yaml(),
+        eager.yaml()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "lazy").await;
+    let kept = rows::until_listed(&gateway, "eager").await["processes"].clone();
+    for round in 1..=2 {
+        eventually(PATIENCE, "the lazy one is stopped", || lazy.living().is_empty()).await;
+        let row = rows::until(&gateway, "lazy", SECOND, "idle", |row| row["state"] == "idle").await;
+        assert_eq!(row["stale"], false, "what it lists is as good as before");
+        let client = gateway.modern("/mcp");
+        let list = client.result("tools/list", json!({})).await.unwrap();
+        assert_eq!(list["tools"].as_array().unwrap().len(), 6);
+        assert!(list["_meta"]["fairlead/servers"].is_null(), "{list}");
+        assert!(lazy.living().is_empty(), "a list starts nothing");
+        client.call("lazy__tool_0", json!({})).await.unwrap();
+        assert_eq!(lazy.living().len(), 1);
+        assert_eq!(lazy.pids().len(), 1 + round);
+    }
+    assert_eq!(rows::row(&gateway, "eager").await["processes"], kept);
+}
+
+#[tokio::test]
+async fn clients_that_vanish_free_what_they_held() {
+    let server = ScriptedServer::start(lingering()).await;
+    let yaml =
+        format!("sessions: {{ max_streams: 3 }}\nservers:\n  a: {{ url: \"{}\", max_calls: 5 }}\n", server.url());
+    let gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "a").await;
+    for _ in 0..5 {
+        vanish_all(&gateway, &["a__linger"], 5, 5).await;
+        rows::until(&gateway, "a", PATIENCE, "no call in flight", |row| row["calls"] == 0).await;
+    }
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    for _ in 0..5 {
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let opened = eventually_some(PATIENCE, "a stream is free", async || {
+                client.open_get(None).await.ok().filter(|stream| stream.status == 200)
+            })
+            .await;
+            streams.push(opened);
+        }
+    }
+}

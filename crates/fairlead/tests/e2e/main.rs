@@ -6,7 +6,6 @@
 mod bad_input;
 mod bounds;
 mod broken;
-mod conformance;
 mod healing;
 mod leaks;
 mod names;

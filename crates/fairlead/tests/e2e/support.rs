@@ -359,12 +359,18 @@ pub(crate) struct StdioServer {
 
 impl StdioServer {
     /// Writes the script to a directory that lives as long as this value. Every request line it gets is recorded.
-    pub(crate) fn new(mut script: Script) -> Self {
+    pub(crate) fn new(script: Script) -> Self {
         let dir = tempfile::Builder::new().prefix("fairlead-script-").tempdir().unwrap();
-        script.stdio.record.get_or_insert_with(|| dir.path().join("record"));
-        script.stdio.pids.get_or_insert_with(|| dir.path().join("pids"));
-        fs::write(dir.path().join("script.json"), script.to_json()).unwrap();
-        Self { dir }
+        let server = Self { dir };
+        server.rewrite(script);
+        server
+    }
+
+    /// Writes another script, for processes that start from now on.
+    pub(crate) fn rewrite(&self, mut script: Script) {
+        script.stdio.record.get_or_insert_with(|| self.dir.path().join("record"));
+        script.stdio.pids.get_or_insert_with(|| self.dir.path().join("pids"));
+        fs::write(self.dir.path().join("script.json"), script.to_json()).unwrap();
     }
 
     /// The members `command` and `args` as a YAML flow map without its braces, to be completed by the test:

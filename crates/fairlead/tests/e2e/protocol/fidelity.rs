@@ -135,11 +135,8 @@ async fn forwarded_messages_keep_their_bytes_both_ways() {
             let received = (String::from_utf8_lossy(received).trim_end().to_owned(), as_sent(&body, received));
             assert_eq!(received.0, received.1, "{what}, modern: {modern}");
         }
-        for method in ["tools/list", "resources/list"] {
-            let expected = direct.result(method, json!({})).await;
-            let came = through.result(method, json!({})).await;
-            assert_eq!(came.ok(), expected.ok(), "{method}, modern: {modern}");
-        }
+        let listed = direct.result("tools/list", json!({})).await.unwrap();
+        assert_eq!(through.result("tools/list", json!({})).await.unwrap(), listed, "modern: {modern}");
     }
 }
 

@@ -38,7 +38,13 @@ pub(crate) enum Declares {
 
 impl Client {
     /// Connects to a URL without declaring anything.
-    pub(crate) async fn run(self, shelf: &Shelf, mode: Mode, url: &str, operations: Vec<Operation>) -> Result<Value, String> {
+    pub(crate) async fn run(
+        self,
+        shelf: &Shelf,
+        mode: Mode,
+        url: &str,
+        operations: Vec<Operation>,
+    ) -> Result<Value, String> {
         self.run_as(shelf, mode, Declares::Nothing, Target::Url(url), operations).await
     }
 

@@ -68,7 +68,9 @@ pub(crate) fn assert_same(what: &str, view: View, direct: &Value, through: &Valu
         let members = document.as_object_mut().unwrap();
         if view == View::Merged {
             // The gateway speaks for itself here.
-            for own in ["protocol_version", "server_info", "capabilities", "instructions", "client", "logs", "questions"] {
+            for own in
+                ["protocol_version", "server_info", "capabilities", "instructions", "client", "logs", "questions"]
+            {
                 members.remove(own);
             }
         }
@@ -118,7 +120,9 @@ fn settle(result: &mut Value, modern: bool) {
 fn progress(expected: &mut Value, seen: &mut Value) {
     let (expected, seen) = (expected["results"].as_array_mut().unwrap(), seen["results"].as_array_mut().unwrap());
     for (expected, seen) in expected.iter_mut().zip(seen) {
-        let (Some(steps), Some(through)) = (expected["progress"].as_array(), seen["progress"].as_array()) else { continue };
+        let (Some(steps), Some(through)) = (expected["progress"].as_array(), seen["progress"].as_array()) else {
+            continue;
+        };
         if !steps.is_empty() && !through.is_empty() {
             let common = steps.len().min(through.len());
             let (steps, through) = (json!(steps[..common]), json!(through[..common]));

@@ -23,7 +23,10 @@ impl Shelf {
         if let Some(path) = std::env::var_os(TOOLS) {
             return Some(Self(path.into()));
         }
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{TOOLS} is not set, and in CI nothing is skipped");
+        assert!(
+            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "{TOOLS} is not set, and in CI nothing is skipped"
+        );
         eprintln!("SKIPPED: {TOOLS} is not set; `cargo xtask tools --env` prints it");
         None
     }
@@ -64,10 +67,6 @@ impl World {
     fn installed(&self, shelf: &Shelf) -> String {
         let servers = EXAMPLE.split_once("\nservers:").expect("invariant: the example has servers").1;
         let mut text = format!("servers:{servers}");
-        let mut replace = |from: &str, to: &str| {
-            assert!(text.contains(from), "the example no longer says {from:?}");
-            text = text.replace(from, to);
-        };
         for server in SERVERS {
             let launcher = if server.package.starts_with('@') { "npx" } else { "uvx" };
             let yes = if launcher == "npx" { "\"-y\", " } else { "" };
@@ -75,7 +74,8 @@ impl World {
             for end in [", ", "]"] {
                 let from = format!("command: {launcher}\n    args: [{yes}\"{}\"{end}", server.package);
                 if text.contains(&from) {
-                    text = text.replace(&from, &format!("command: {program}\n    args: [{}", end.trim_start_matches(", ")));
+                    text = text
+                        .replace(&from, &format!("command: {program}\n    args: [{}", end.trim_start_matches(", ")));
                 }
             }
         }

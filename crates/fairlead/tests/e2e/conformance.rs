@@ -1,1 +1,0 @@
-//! The official conformance suites through the gateway.
