@@ -148,6 +148,8 @@ async fn read_body(mut body: Incoming, limit: usize, within: Duration) -> Result
                 None if rest.is_empty() => first = Some(data),
                 None => rest.extend_from_slice(&data),
                 Some(earlier) => {
+                    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+                    rest.reserve(so_far + data.len() + announced.min(limit));
                     rest.extend_from_slice(&earlier);
                     rest.extend_from_slice(&data);
                 }

@@ -16,7 +16,7 @@ use fairlead_wire::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header as h};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::ResponseFuture;
 use std::{
     collections::HashMap,
@@ -430,6 +430,8 @@ impl AnswerStream {
                         match (first.take(), buffer.is_empty()) {
                             (None, true) => *first = Some(data),
                             (Some(earlier), _) => {
+                                let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+                                buffer.reserve(so_far + data.len() + announced.min(self.shared.max_message));
                                 buffer.extend_from_slice(&earlier);
                                 buffer.extend_from_slice(&data);
                             }

@@ -15,7 +15,7 @@ use fairlead_process::{
     Child, ChildSpec,
     lines::{Line, LineReader, log_stderr},
 };
-use fairlead_wire::{Field, Frame, Kind, Limits, Method, edit::single_line};
+use fairlead_wire::{Field, Frame, Kind, Limits, Method, edit::single_line, message};
 use std::{
     collections::HashMap,
     fmt,
@@ -40,6 +40,10 @@ const MAX_GHOSTS: usize = 1024;
 
 /// Lines of a server's stderr that are logged per second.
 const STDERR_LINES_PER_SECOND: u32 = 50;
+/// A line that ends the writing: what was queued before it is still written.
+const END_OF_INPUT: Bytes = Bytes::new();
+/// How long writing the last lines may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a process that closed its output may take to end by itself.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 
@@ -122,7 +126,19 @@ impl StdioWire {
     }
 
     /// Stops the process: end of input, then TERM, then KILL, each after the grace period.
+    ///
+    /// What is still in flight is cancelled first: a server that works on a request (or keeps a
+    /// subscription open) may otherwise not notice that its input has ended.
     pub(crate) async fn close(&self) {
+        let in_flight: Vec<u64> = {
+            let pending = self.pending.lock().expect("invariant: no panic under this lock");
+            pending.calls.keys().chain(&pending.ghosts).copied().collect()
+        };
+        for id in in_flight {
+            let params = format!("{{\"requestId\":{id},\"reason\":\"the gateway stops the server\"}}");
+            let _ = self.writer.try_send(message::notification("notifications/cancelled", Some(&params)));
+        }
+        let _ = self.writer.try_send(END_OF_INPUT);
         let stop = self.stop.lock().expect("invariant: no panic under this lock").take();
         if let Some(stop) = stop {
             let _ = stop.send(());
@@ -174,6 +190,9 @@ async fn keep(
     let stderr_log = log_stderr(stderr, server.as_str(), STDERR_LINES_PER_SECOND);
     let writing = async move {
         while let Some(line) = to_write.recv().await {
+            if line.is_empty() {
+                break;
+            }
             let written = async {
                 stdin.write_all(&line).await?;
                 stdin.write_all(b"\n").await?;
@@ -195,7 +214,12 @@ async fn keep(
         let mut stderr_done = false;
         loop {
             tokio::select! {
-                _ = &mut stopped => break true,
+                _ = &mut stopped => {
+                    if !write_done {
+                        let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
+                    }
+                    break true;
+                }
                 () = &mut reading => break false,
                 () = &mut writing, if !write_done => write_done = true,
                 () = &mut stderr_log, if !stderr_done => stderr_done = true,
@@ -305,7 +329,7 @@ impl Reader {
                     sole.is_some_and(|call| call.capacity() > 1 && call.try_send(Item::Message(frame.clone())).is_ok());
                 if !asked {
                     let id = frame.id().unwrap_or("null");
-                    self.reply(fairlead_wire::message::error(Some(id), -32603, "the caller does not read", None));
+                    self.reply(message::error(Some(id), -32603, "the caller does not read", None));
                 }
             }
         }

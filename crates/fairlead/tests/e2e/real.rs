@@ -34,7 +34,9 @@ async fn check(client: Client, modes: &[Mode]) {
             direct.iter().zip(&legacy).map(|(own, legacy)| own.as_ref().or(legacy.as_ref()).unwrap()).collect();
         let runs = SERVERS.iter().map(|server| {
             let url = gateway.url(&format!("/servers/{}/mcp", server.name));
-            client.run(&shelf, mode, &url, server.operations(&world))
+            let operations = server.operations(&world);
+            let shelf = &shelf;
+            async move { client.run(shelf, mode, &url, operations).await }
         });
         let through = futures_util::future::join_all(runs).await;
         for ((server, direct), through) in SERVERS.iter().zip(&direct).zip(through) {

@@ -7,7 +7,6 @@ pub(crate) mod rows;
 
 use std::{
     fs::{self, File},
-    future::Future,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -297,10 +296,10 @@ pub(crate) async fn eventually(limit: Duration, what: &str, mut holds: impl FnMu
 }
 
 /// Waits until `probe` brings something, at most `limit`; fails with `what` otherwise.
-pub(crate) async fn eventually_some<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn eventually_some<T>(
     limit: Duration,
     what: &str,
-    mut probe: impl FnMut() -> F,
+    mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let start = Instant::now();
     loop {
