@@ -5,10 +5,11 @@ use crate::{
     call::Call,
     merged::server_info_member,
     resolve::same_era,
-    response::{LEGACY_RESOURCE_NOT_FOUND, modern_status},
+    response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
 };
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
+use fairlead_core::{Code, Refusal};
 use fairlead_upstream::Final;
 use fairlead_wire::{Era, Field, Frame, Kind, Method, Span, edit::Edits, list, message, name};
 use http::StatusCode;
@@ -33,6 +34,20 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
         let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{error}}}", call.id());
         return (status, text.into());
     };
+    if call.era == Era::Legacy
+        && link == Era::Modern
+        && frame.str(Field::ResultType).is_some_and(|kind| kind != "complete")
+    {
+        // The call is not done: the server wants something of its client that does not cross eras.
+        let refusal = Refusal::new(
+            Code::QuestionDeclined,
+            format!(
+                "server `{}` asks for something that a client of this protocol revision cannot be asked through the gateway",
+                server.name
+            ),
+        );
+        return (status, call_refusal_bytes(Era::Legacy, Some(call.id()), &refusal));
+    }
     let mut edits = Edits::new();
     if let Some(span) = frame.span(Field::Id) {
         edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes()));

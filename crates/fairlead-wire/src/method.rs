@@ -82,6 +82,23 @@ impl Method {
     pub fn is_notification(self) -> bool {
         self.as_str().starts_with("notifications/")
     }
+
+    /// Whether a server may ask its client something because of such a request: what reads lists or changes the
+    /// session itself gives no occasion to.
+    #[must_use]
+    pub fn may_ask(self) -> bool {
+        matches!(
+            self,
+            Self::ToolsCall
+                | Self::ResourcesRead
+                | Self::PromptsGet
+                | Self::Complete
+                | Self::TasksGet
+                | Self::TasksResult
+                | Self::TasksUpdate
+                | Self::Other
+        )
+    }
 }
 
 #[cfg(test)]

@@ -109,7 +109,8 @@ impl HttpWire {
         for (name, value) in prepared.headers {
             headers.append(name, value);
         }
-        let side = shared.inbound.key.capabilities.asks_anything().then(|| Side::enter(&shared, prepared.id));
+        let may_ask = prepared.method.may_ask() && shared.inbound.key.capabilities.asks_anything();
+        let side = may_ask.then(|| Side::enter(&shared, prepared.id));
         let response = shared.clients.of(worker).request(request);
         let answer = AnswerStream {
             state: State::Head(response),

@@ -50,10 +50,18 @@ const EXIT_WAIT: Duration = Duration::from_secs(1);
 /// Calls in flight on a process.
 #[derive(Debug, Default)]
 struct Pending {
-    calls: HashMap<u64, mpsc::Sender<Item>>,
+    calls: HashMap<u64, InFlight>,
     /// Given up by their caller, not answered yet: while there are any, an untied question could
     /// belong to one of them.
     ghosts: Vec<u64>,
+}
+
+/// A call in flight.
+#[derive(Debug)]
+struct InFlight {
+    items: mpsc::Sender<Item>,
+    /// Whether the server may ask something because of it.
+    may_ask: bool,
 }
 
 /// The transport of one child process.
@@ -108,8 +116,9 @@ impl StdioWire {
     }
 
     pub(crate) async fn send(&self, prepared: Prepared) -> Result<StdioExchange, UpstreamError> {
-        let (sender, receiver) = mpsc::channel(CALL_QUEUE);
-        self.pending.lock().expect("invariant: no panic under this lock").calls.insert(prepared.id, sender);
+        let (items, receiver) = mpsc::channel(CALL_QUEUE);
+        let call = InFlight { items, may_ask: prepared.method.may_ask() };
+        self.pending.lock().expect("invariant: no panic under this lock").calls.insert(prepared.id, call);
         let exchange = StdioExchange {
             id: prepared.id,
             receiver,
@@ -306,17 +315,17 @@ impl Reader {
         };
         if let Some(call) = call {
             // One place in the queue is always kept for the answer.
-            let _ = call.try_send(Item::Final(Final { frame, status: None }));
+            let _ = call.items.try_send(Item::Final(Final { frame, status: None }));
         }
     }
 
     /// The one call that can have caused a message, if there is exactly one.
     fn sole(&self) -> Option<mpsc::Sender<Item>> {
         let pending = self.pending.lock().expect("invariant: no panic under this lock");
-        if pending.calls.len() == 1 && pending.ghosts.is_empty() {
-            pending.calls.values().next().cloned()
-        } else {
-            None
+        let mut may_ask = pending.calls.values().filter(|call| call.may_ask);
+        match (may_ask.next(), may_ask.next()) {
+            (Some(call), None) if pending.ghosts.is_empty() => Some(call.items.clone()),
+            _ => None,
         }
     }
 
@@ -347,7 +356,7 @@ impl Reader {
                 let token = frame.raw(Field::ParamProgressToken).and_then(|token| token.parse::<u64>().ok());
                 let pending = self.pending.lock().expect("invariant: no panic under this lock");
                 match token.and_then(|token| pending.calls.get(&token)) {
-                    Some(call) => Some(call.clone()),
+                    Some(call) => Some(call.items.clone()),
                     None => return,
                 }
             }
@@ -399,7 +408,7 @@ impl Drop for StdioExchange {
             return;
         }
         let Ok(mut pending) = self.pending.lock() else { return };
-        if pending.calls.remove(&self.id).is_some() && self.method != Method::Ping {
+        if pending.calls.remove(&self.id).is_some() && self.method.may_ask() {
             if pending.ghosts.len() >= MAX_GHOSTS {
                 pending.ghosts.remove(0);
             }

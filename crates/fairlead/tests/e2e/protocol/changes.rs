@@ -194,6 +194,11 @@ async fn a_server_without_a_stream_of_its_own_is_listed_again_in_time() {
     client.list("tools/list", "tools").await.unwrap();
     let mut stream = listening(&client).await;
     server.change_list().await;
-    stream.next_method(TOOLS_CHANGED, 10 * SECOND).await.unwrap();
-    assert_eq!(client.list("tools/list", "tools").await.unwrap().len(), 4);
+    // What became known while the test began may be told too.
+    let mut tools = 3;
+    while tools == 3 {
+        stream.next_method(TOOLS_CHANGED, 10 * SECOND).await.unwrap();
+        tools = client.list("tools/list", "tools").await.unwrap().len();
+    }
+    assert_eq!(tools, 4);
 }
