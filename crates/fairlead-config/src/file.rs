@@ -237,7 +237,7 @@ impl Default for CatalogFile {
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionsFile {
-    /// A session unused for this long ends.
+    /// A session unused for this long is forgotten; its id stays good and brings it back until `max_age`.
     pub idle: DurationText,
     /// A session older than this ends.
     pub max_age: DurationText,
@@ -344,8 +344,8 @@ pub struct ServerFile {
     /// Calls in flight at most.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_calls: usize,
-    /// Whether its tools and prompts are exposed as `server__name`. Without, a clash of names is an
-    /// error at start.
+    /// Whether its tools and prompts are exposed as `server__name`. Without, where names clash the first
+    /// server in the configuration has the name, and the clash is logged as an error (FL-1404).
     pub prefix: bool,
     /// How its resource URIs are exposed: unchanged, or as `fairlead+<server>:<original>`.
     pub resources: ResourcesFile,

@@ -96,7 +96,7 @@ pub struct Catalog {
 /// Bounds and times of client sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sessions {
-    /// A session unused for this long ends.
+    /// A session unused for this long is forgotten; its id stays good and brings it back until `max_age`.
     pub idle: Duration,
     /// A session older than this ends.
     pub max_age: Duration,

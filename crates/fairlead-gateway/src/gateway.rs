@@ -196,8 +196,8 @@ impl Gateway {
         if before.log.format != config.log.format {
             applied.needs_restart.push("log.format");
         }
-        if diff.listen_changed {
-            applied.needs_restart.push("listen");
+        if self.config().listen.address != config.listen.address {
+            applied.needs_restart.push("listen.address");
         }
         let mut stopping = Vec::new();
         for name in diff.removed.iter().chain(&diff.changed) {

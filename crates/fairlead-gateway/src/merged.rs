@@ -11,6 +11,7 @@ pub(crate) use lists::{own_info, server_info_member};
 use crate::snapshot::{Endpoint, Upstream, View};
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
+use fairlead_core::Code;
 use fairlead_upstream::{Catalog, Entry, ListingKind};
 use fairlead_wire::{CapabilitySet, Era, list, message, name};
 use std::{collections::HashMap, sync::Arc};
@@ -141,7 +142,16 @@ impl Merged {
                     continue;
                 }
             };
-            if table.contains_key(&*exposed) {
+            if let Some(other) = table.get(&*exposed) {
+                if matches!(kind, ListingKind::Tools | ListingKind::Prompts) {
+                    tracing::error!(
+                        code = Code::NameClash.label(),
+                        name = exposed,
+                        exposed_of = %endpoint.servers[other.server].handle.name(),
+                        hidden_of = server,
+                        "two servers claim one name; switch `prefix` on for one of them"
+                    );
+                }
                 self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
                 continue;
             }

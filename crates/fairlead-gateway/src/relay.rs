@@ -136,6 +136,9 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
     match event {
         ServerEvent::ListChanged { kind, era } => changed.add(notice(kind), era),
         ServerEvent::ResourceUpdated { key, uri, frame } => updated(gateway, handle, &key, &uri, &frame),
+        ServerEvent::QuestionDeclined => {
+            gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
+        }
         ServerEvent::Untied { user, frame } => {
             if let Some(session) = gateway.sessions().listener(user) {
                 session.say(frame.bytes());

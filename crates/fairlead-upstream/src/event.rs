@@ -23,6 +23,8 @@ pub enum ServerEvent {
         /// The notification as it came.
         frame: Frame,
     },
+    /// A question was declined: it named no call, or its caller could not be asked.
+    QuestionDeclined,
     /// A message of a link that only one client has ever used (log messages and the like).
     /// On a link that was shared nothing outside a call is forwarded: it could be somebody else's.
     Untied {
@@ -55,6 +57,8 @@ pub(crate) enum LinkEvent {
     ResourceUpdated { key: LinkKey, uri: Arc<str>, frame: Frame },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
+    /// A question of the server was declined.
+    Declined,
     /// The server asked for roots.
     AsksRoots,
     /// A message to send that nobody waits for (a cancellation, an answer to a ping).

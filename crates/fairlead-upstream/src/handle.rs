@@ -10,7 +10,7 @@ use crate::{
     view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Server, Transport};
+use fairlead_config::{Server, Share, Transport};
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era};
 use std::{
@@ -317,7 +317,7 @@ impl ServerHandle {
             Some(Era::Modern) => return Ok(Some(LinkKey::modern())),
             Some(Era::Legacy) => {}
         }
-        let follows_roots = view.asks.roots && want.capabilities.has_roots();
+        let follows_roots = view.asks.roots && want.capabilities.has_roots() && self.0.server.share != Share::Shared;
         if follows_roots && want.roots.is_none() {
             return Err(LeaseError::NeedsRoots);
         }
@@ -333,6 +333,7 @@ impl ServerHandle {
     /// caller can be asked.
     fn is_exclusive(&self, view: &ServerView, want: &Want) -> bool {
         want.purpose == Purpose::Call
+            && self.0.server.share != Share::Shared
             && view.asks.untied
             && view.era_for(want.era) == Some(Era::Legacy)
             && (want.capabilities.has_sampling()

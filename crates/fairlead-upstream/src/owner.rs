@@ -650,6 +650,9 @@ impl Owner {
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
             }
+            LinkEvent::Declined => {
+                let _ = self.shared.events.send(ServerEvent::QuestionDeclined);
+            }
             LinkEvent::AsksRoots => self.remember_asks(|asks| asks.roots = true),
             LinkEvent::AsksUntied => self.remember_asks(|asks| asks.untied = true),
             LinkEvent::Push { link, message } => {

@@ -92,8 +92,8 @@ pub struct ServerView {
     pub modern: Option<Arc<Peer>>,
     /// What it said to clients of the session-based revisions, if it was asked.
     pub legacy: Option<Arc<Peer>>,
-    /// A server that offers both eras refused the legacy handshake: its legacy clients are served
-    /// over the modern link.
+    /// A modern server refused the legacy handshake, or the configuration rules it out: its legacy
+    /// clients are served over the modern link.
     pub legacy_refused: bool,
     /// Catalogs by what a client has to be for them.
     pub catalogs: Arc<HashMap<CatalogKey, Arc<Catalog>>>,
@@ -127,14 +127,13 @@ impl ServerView {
     }
 
     /// The era in which a client of era `client` is served: its own where the server speaks it.
-    /// `None` while nothing is known of the server.
+    /// `None` while nothing is known of the server. What a modern server lists in
+    /// `supportedVersions` does not settle it: servers that serve both eras list the modern
+    /// revision alone there, so they are asked with `initialize`.
     #[must_use]
     pub fn era_for(&self, client: Era) -> Option<Era> {
         match (&self.modern, &self.legacy) {
-            (Some(modern), legacy) => {
-                let both = !self.legacy_refused && (legacy.is_some() || modern.offers_legacy());
-                Some(if both { client } else { Era::Modern })
-            }
+            (Some(_), _) => Some(if self.legacy_refused { Era::Modern } else { client }),
             (None, Some(_)) => Some(Era::Legacy),
             (None, None) => None,
         }

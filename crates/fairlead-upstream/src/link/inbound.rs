@@ -92,6 +92,7 @@ impl Inbound {
         if (tied || sole) && self.key.capabilities.asks_anything() {
             return Verdict::Ask;
         }
+        self.tell(LinkEvent::Declined);
         tracing::info!(
             server = %self.server,
             method = frame.method(),

@@ -165,7 +165,7 @@ async fn a_client_that_never_reads_its_stream_costs_a_bounded_queue() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_reads_its_call_holds_up_nobody_else() {
-    const MESSAGES: usize = 2_000;
+    const MESSAGES: usize = 6_000;
     let filling = "x".repeat(64 * 1024);
     let mut flood = ToolScript::new("flood");
     for _ in 0..MESSAGES {
