@@ -57,7 +57,7 @@ pub(crate) fn gate(workspace: &Workspace, only: Option<Suite>) -> Result<()> {
     let mut failed = Vec::new();
     for suite in Suite::ALL.into_iter().filter(|suite| only.is_none_or(|only| only == *suite)) {
         // Each suite gets fresh processes: one leaves watched resources and closed sessions behind.
-        let mut processes = gate::Processes::start(workspace, suite.name(), suite.revision())?;
+        let mut processes = gate::Processes::start(workspace, suite.name())?;
         let direct = suite.run(&cache, &processes.direct_url())?;
         let through = suite.run(&cache, &processes.through_url())?;
         processes.still_alive()?;

@@ -304,7 +304,7 @@ mod tests {
             target,
             sessions: 4,
             warmup: Duration::from_millis(20),
-            duration: Duration::from_millis(100),
+            duration: Duration::from_millis(400),
             payload: 100,
             answer: None,
             era,

@@ -216,13 +216,15 @@ mod tests {
     fn own_cpu_time_grows_with_work() {
         let me = [Pid::this()];
         let before = cpu_time(&me).unwrap();
-        let start = Instant::now();
+        // By CPU time and not by the clock on the wall: the machine of the test may be busy.
+        let deadline = Instant::now() + Duration::from_secs(20);
         let mut sum = 0u64;
-        while start.elapsed() < Duration::from_millis(30) {
-            sum = std::hint::black_box(sum.wrapping_add(1));
+        while cpu_time(&me).unwrap() - before < Duration::from_millis(20) {
+            assert!(Instant::now() < deadline, "the clock does not advance");
+            for _ in 0..10_000 {
+                sum = std::hint::black_box(sum.wrapping_add(1));
+            }
         }
-        let spent = cpu_time(&me).unwrap() - before;
-        assert!(spent > Duration::from_millis(3), "{spent:?}");
         assert!(resident_bytes(&me).unwrap() > 100 * 1024);
     }
 

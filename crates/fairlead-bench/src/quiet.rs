@@ -34,12 +34,22 @@ pub(crate) struct Rounds {
 pub(crate) fn rounds(
     wanted: usize,
     patience: Duration,
+    round: impl FnMut() -> anyhow::Result<Vec<Report>>,
+) -> anyhow::Result<Rounds> {
+    rounds_after(wanted, patience, wait_until_idle, round)
+}
+
+/// [`rounds`] with another way to wait before each round.
+fn rounds_after(
+    wanted: usize,
+    patience: Duration,
+    mut wait: impl FnMut(Instant) -> anyhow::Result<()>,
     mut round: impl FnMut() -> anyhow::Result<Vec<Report>>,
 ) -> anyhow::Result<Rounds> {
     let deadline = Instant::now() + patience;
     let mut rounds = Rounds { kept: Vec::new(), discarded: 0, disturbed: 0 };
     while rounds.kept.len() < wanted {
-        wait_until_idle(deadline)?;
+        wait(deadline)?;
         let reports = round()?;
         let is_quiet = reports.iter().all(|report| report.foreign_cores <= QUIET_CORES);
         if is_quiet {
@@ -90,9 +100,8 @@ mod tests {
     #[test]
     fn a_disturbed_round_is_repeated_as_a_whole() {
         let mut foreign = [[0.0, 0.9], [0.9, 0.0], [0.0, 0.01], [0.02, 0.0]].into_iter();
-        let patience = Duration::from_secs(60);
-        // The machine of the test may be busy; only the first glance can wait for it.
-        let rounds = super::rounds(2, patience, || Ok(foreign.next().unwrap().map(report).to_vec())).unwrap();
+        let next = || Ok(foreign.next().unwrap().map(report).to_vec());
+        let rounds = rounds_after(2, Duration::from_secs(600), |_| Ok(()), next).unwrap();
         assert_eq!((rounds.kept.len(), rounds.disturbed), (2, 0));
         assert_eq!(rounds.discarded, 2);
         assert_eq!(rounds.kept[0][1].foreign_cores, 0.01);

@@ -166,13 +166,30 @@ impl Drop for Held {
 
 impl Telling {
     async fn run(&mut self, exchange: Option<Exchange>, first: Option<Frame>) {
+        let control = self.call.control.clone();
+        let cancelled = async {
+            match control {
+                Some(control) => control.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut cancelled = std::pin::pin!(cancelled);
         let exchange = match exchange {
             Some(exchange) => exchange,
             None => {
-                roots::ask(&self.call, &self.out).await;
-                match self.begin_again().await {
-                    Some(exchange) => exchange,
-                    None => return,
+                let begun = async {
+                    roots::ask(&self.call, &self.out).await;
+                    self.begin_again().await
+                };
+                tokio::select! {
+                    begun = begun => match begun {
+                        Some(exchange) => exchange,
+                        None => return,
+                    },
+                    () = &mut cancelled => {
+                        record::call(&self.call, &self.target, CallStatus::Cancelled);
+                        return;
+                    }
                 }
             }
         };
@@ -182,14 +199,8 @@ impl Telling {
         }
         let keep_alive = self.call.endpoint.config.listen.keep_alive;
         let mut quiet = Instant::now() + keep_alive;
-        let control = self.call.control.clone();
-        let cancelled = async {
-            match control {
-                Some(control) => control.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut cancelled = std::pin::pin!(cancelled);
+        let is_listening = self.call.frame.method_class() == Method::Listen;
+        let mut drain = self.call.gateway.drain_begins();
         loop {
             tokio::select! {
                 next = held.exchange.next() => match next {
@@ -209,6 +220,13 @@ impl Telling {
                     record::call(&self.call, &self.target, CallStatus::Cancelled);
                     return;
                 }
+                () = crate::listener::turned(&mut drain), if is_listening => {
+                    // It would go on for hours; its graceful end is its result.
+                    held.exchange.cancel("the gateway is shutting down");
+                    record::call(&self.call, &self.target, CallStatus::Ok);
+                    let _ = self.out.send(event(&crate::listening::end(&self.call))).await;
+                    return;
+                }
                 () = tokio::time::sleep_until(quiet) => {
                     if self.out.send(comment()).await.is_err() {
                         return;
@@ -221,8 +239,8 @@ impl Telling {
 
     /// Makes the call once the roots are known.
     async fn begin_again(&mut self) -> Option<Exchange> {
-        let far = Instant::now() + self.target.upstream.handle.config().timeout.call;
-        match dispatch::begin(&self.call, &self.target, far).await {
+        let quiet = Instant::now() + self.call.endpoint.config.listen.keep_alive;
+        match dispatch::begin(&self.call, &self.target, quiet).await {
             Begun::Answered { answer, link } => {
                 self.finish(&answer, link).await;
                 None

@@ -50,8 +50,13 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         roots: call.session.as_ref().and_then(|session| session.roots()),
         user: call.user,
         purpose,
-        deadline: call.started + config.timeout.call,
+        deadline: counts_from(call) + config.timeout.call,
     }
+}
+
+/// When the time of an exchange begins: a listen request outlives the streams that are opened for it.
+fn counts_from(call: &Call) -> Instant {
+    if call.frame.method_class() == Method::Listen { Instant::now() } else { call.started }
 }
 
 /// Sends the call and waits for the first thing that comes back, at most until `quiet_until`.
@@ -169,7 +174,7 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         _ => None,
     };
     let (deadline, idle) = match call.frame.method_class() {
-        Method::Listen => (call.started + LISTEN, LISTEN),
+        Method::Listen => (counts_from(call) + LISTEN, LISTEN),
         _ => (call.started + timeout.call, timeout.idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }

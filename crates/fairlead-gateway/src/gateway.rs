@@ -133,7 +133,7 @@ impl Gateway {
         }
         for server in config.servers.values().filter(|server| !server.disabled) {
             let records = by_server.remove(server.name.as_str()).unwrap_or_default();
-            gateway.start_server(Arc::clone(server), records).await;
+            gateway.start_server(Arc::clone(server), records, None).await;
         }
         for name in by_server.keys().filter(|name| !config.servers.contains_key(name.as_str())) {
             if let Err(error) = gateway.0.environment.store.forget(name).await {
@@ -153,8 +153,13 @@ impl Gateway {
         gateway
     }
 
-    async fn start_server(&self, server: Arc<fairlead_config::Server>, stored: Vec<StoredCatalog>) {
-        let running = fairlead_upstream::start(Arc::clone(&server), stored, &self.0.environment);
+    async fn start_server(
+        &self,
+        server: Arc<fairlead_config::Server>,
+        stored: Vec<StoredCatalog>,
+        before: Option<&ServerHandle>,
+    ) {
+        let running = fairlead_upstream::start(Arc::clone(&server), stored, before, &self.0.environment);
         let relaying = relay::server_events(self.clone(), running.handle().clone());
         let task = self.0.tasks.lock().await.spawn(relaying);
         self.0
@@ -199,14 +204,15 @@ impl Gateway {
         if self.config().listen.address != config.listen.address {
             applied.needs_restart.push("listen.address");
         }
-        let mut stopping = Vec::new();
+        let mut stopping: Vec<(Running, AbortHandle)> = Vec::new();
         for name in diff.removed.iter().chain(&diff.changed) {
             let old = self.0.running.lock().expect("invariant: no panic under this lock").remove(name);
             stopping.extend(old);
         }
         for name in diff.added.iter().chain(&diff.changed) {
             if let Some(server) = config.servers.get(name).filter(|server| !server.disabled) {
-                self.start_server(Arc::clone(server), self.stored(name).await).await;
+                let before = stopping.iter().map(|(running, _)| running.handle()).find(|handle| handle.name() == name);
+                self.start_server(Arc::clone(server), self.stored(name).await, before).await;
             }
         }
         for name in &diff.removed {
@@ -218,6 +224,8 @@ impl Gateway {
         // Calls in flight hold leases of the old owners; they get the drain time to finish.
         let drain = config.drain;
         let mut tasks = self.0.tasks.lock().await;
+        // Those of earlier reloads that are through are not kept.
+        while tasks.try_join_next().is_some() {}
         for (running, relaying) in stopping {
             tasks.spawn(async move {
                 let until = tokio::time::Instant::now() + drain;

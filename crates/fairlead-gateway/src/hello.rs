@@ -2,8 +2,8 @@
 //! of 2026-07-28.
 
 use crate::{
-    answer, body::Body, call::Call, capabilities, gateway::Gateway, merged::server_info_member, response::json,
-    session::SessionError, snapshot::Endpoint,
+    answer, body::Body, call::Call, capabilities, gateway::Gateway, response::json, session::SessionError,
+    snapshot::Endpoint,
 };
 use fairlead_core::{Caller, Code, Refusal};
 use fairlead_upstream::State;
@@ -100,10 +100,10 @@ pub(crate) async fn discover(call: &Call) -> Response<Body> {
         .unwrap_or_default();
     let result = format!(
         "{{\"supportedVersions\":[{}],\"capabilities\":{},{instructions}\"resultType\":\"complete\",\"ttlMs\":{TTL_MS},\
-         \"cacheScope\":\"private\",\"_meta\":{{{}}}}}",
+         \"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}}}",
         versions.join(","),
         capabilities::merged(&call.endpoint, Era::Modern),
-        server_info_member(),
+        capabilities::server_info(&call.endpoint, Era::Modern),
     );
     answer::own(call, &result)
 }

@@ -17,7 +17,7 @@ use http::{Response, header};
 pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
     let cursor = call.frame.str(Field::Cursor);
     if cursor.is_none() {
-        learn_what_is_new(call).await;
+        let _ = learn_what_is_new(call).await;
     }
     let merged = call.endpoint.merged(call.era, call.capabilities, call.gateway.epoch());
     let Some(page) = merged.page(kind, call.era, cursor.as_deref()) else {
@@ -40,7 +40,8 @@ pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
     response
 }
 
-async fn learn_what_is_new(call: &Call) {
+/// Waits for servers that were never seen by a client like this; `false` when there are none.
+pub(crate) async fn learn_what_is_new(call: &Call) -> bool {
     let unknown: Vec<_> = call
         .endpoint
         .servers
@@ -51,9 +52,10 @@ async fn learn_what_is_new(call: &Call) {
         .map(|server| server.handle.clone())
         .collect();
     if unknown.is_empty() {
-        return;
+        return false;
     }
     let wait = call.endpoint.config.catalog.first_wait;
     let waits = unknown.iter().map(|handle| handle.catalog(call.era, call.capabilities, wait));
     futures_util::future::join_all(waits).await;
+    true
 }

@@ -65,8 +65,8 @@ async fn route(
             let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
             pipeline::post(gateway, worker, endpoint, caller, &head.headers, bytes).await
         }
-        Method::GET => pipeline::get(gateway, endpoint, &caller, &head.headers).await,
-        Method::DELETE => pipeline::delete(gateway, endpoint, &caller, &head.headers).await,
+        Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers)).await,
+        Method::DELETE => Box::pin(pipeline::delete(gateway, endpoint, &caller, &head.headers)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
     }
 }
@@ -91,6 +91,11 @@ fn health_answer(gateway: &Gateway, method: &Method, which: &str) -> Result<Resp
 
 /// POST carries JSON and takes JSON or an event stream.
 fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
+    // What nearly every client sends, to the letter.
+    let is = |name, value: &str| headers.get(name).is_some_and(|sent| sent.as_bytes() == value.as_bytes());
+    if is(header::CONTENT_TYPE, "application/json") && is(header::ACCEPT, "application/json, text/event-stream") {
+        return Ok(());
+    }
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

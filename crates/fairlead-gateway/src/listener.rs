@@ -28,8 +28,10 @@ use tokio::{
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
-/// Headers of a request at most.
-const MAX_HEADERS: usize = 100;
+/// How long a client may leave unread what was sent to it, in milliseconds: one that stops reading would keep its
+/// call, and what the call holds of its server, for as long as it keeps the connection.
+#[cfg(target_os = "linux")]
+const UNREAD_MS: u32 = 120_000;
 /// How long accepting rests when the system refuses another connection.
 const REST: Duration = Duration::from_millis(50);
 
@@ -98,6 +100,8 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
                     continue;
                 }
                 let _ = stream.set_nodelay(true);
+                #[cfg(target_os = "linux")]
+                let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MS);
                 let counted = Counted::new(&open);
                 let serving = connection(gateway.clone(), worker, Door::Public, stream, stop.clone());
                 connections.spawn(async move {
@@ -165,12 +169,12 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
+        // (Its own limit of 100 headers is kept: setting it moves them to the heap.)
         // Hyper counts the wait for the next request's head too, so this is the idle time of a
         // connection; a first head that dawdles is cut by the shorter `header_timeout` below.
         .header_read_timeout(listen.idle_timeout)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(listen.max_header_bytes.max(8192))
-        .pipeline_flush(true);
+        // What a client does not read waits in our own bounded queues. (`pipeline_flush` would lift this bound.)
+        .max_buf_size(listen.max_header_bytes.max(8192));
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -11,8 +11,8 @@ use crate::{
 };
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
-use fairlead_upstream::{Exchange, Item};
-use fairlead_wire::{Era, Field, Frame, Limits, Method, edit::Edits, list, message};
+use fairlead_upstream::{Exchange, Item, State};
+use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::Response;
 use std::{
@@ -21,9 +21,12 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
 
+/// How long after the end of a server's stream another one is opened.
+const REOPEN: Duration = Duration::from_secs(2);
 /// Resources one listener may watch.
 const MAX_WATCHED: usize = 1_000;
 
@@ -69,6 +72,12 @@ impl Drop for Entered {
 
 fn tag(id: &str) -> String {
     format!("{{\"io.modelcontextprotocol/subscriptionId\":{id}}}")
+}
+
+/// The graceful end of a listen stream: its result.
+pub(crate) fn end(call: &Call) -> Bytes {
+    let result = format!("{{\"resultType\":\"complete\",\"_meta\":{}}}", tag(call.id()));
+    message::result(call.id(), &result)
 }
 
 const LISTS: [(&str, &str); 3] = [
@@ -136,12 +145,20 @@ pub(crate) fn answer(call: Call) -> Response<Body> {
                             None => continue,
                         }
                     }
-                    Heard::Ended => continue,
+                    Heard::Ended { server } => {
+                        let again = watched.iter().find(|(other, _)| *other == server);
+                        if let Some((server, uris)) = again {
+                            servers.push(Box::pin(async {
+                                tokio::time::sleep(REOPEN).await;
+                                watch(call, *server, uris).await
+                            }));
+                        }
+                        continue;
+                    }
+                    Heard::Refused => continue,
                 },
                 () = crate::listener::turned(&mut drain) => {
-                    // The graceful end of a listen stream is its result.
-                    let result = format!("{{\"resultType\":\"complete\",\"_meta\":{}}}", tag(call.id()));
-                    let _ = chunks.send(event(&message::result(call.id(), &result))).await;
+                    let _ = chunks.send(event(&end(call))).await;
                     return;
                 }
                 () = tokio::time::sleep(keep_alive) => comment(),
@@ -182,8 +199,17 @@ fn watched(call: &Call, filter: &str) -> Vec<(usize, Uris)> {
 }
 
 enum Heard {
-    Said { exchange: Exchange, frame: Frame, server: usize },
-    Ended,
+    Said {
+        exchange: Exchange,
+        frame: Frame,
+        server: usize,
+    },
+    /// The stream is over or could not be opened now.
+    Ended {
+        server: usize,
+    },
+    /// The server does not want to be listened to, or is gone for good.
+    Refused,
 }
 
 /// Opens a listen stream to one server for the resources of this client.
@@ -194,12 +220,15 @@ fn watch<'a>(call: &'a Call, server: usize, uris: &'a Uris) -> BoxFuture<'a, Hea
         let params =
             format!("{{\"notifications\":{{\"resourceSubscriptions\":[{}]}},\"_meta\":{meta}}}", own.join(","));
         let request = message::request(call.id(), Method::Listen.as_str(), Some(&params));
-        let Ok(frame) = Frame::parse(request, &Limits::default()) else { return Heard::Ended };
+        let Ok(frame) = Frame::parse(request, &Limits::default()) else { return Heard::Refused };
         let target = resolve::Target::plain(&call.endpoint.servers[server]);
         match dispatch::begin_with(call, &target, frame, Instant::now() + call.endpoint.config.catalog.first_wait).await
         {
             Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => next(exchange, server).await,
-            _ => Heard::Ended,
+            Begun::Answered { answer, .. } if answer.frame.kind() == Kind::Error => Heard::Refused,
+            // Its configuration changed or went: the client has to ask again what there is.
+            _ if matches!(target.upstream.handle.peek().state, State::Stopped) => Heard::Refused,
+            _ => Heard::Ended { server },
         }
     })
 }
@@ -207,7 +236,7 @@ fn watch<'a>(call: &'a Call, server: usize, uris: &'a Uris) -> BoxFuture<'a, Hea
 async fn next(mut exchange: Exchange, server: usize) -> Heard {
     match exchange.next().await {
         Ok(Item::Message(frame)) => Heard::Said { exchange, frame, server },
-        _ => Heard::Ended,
+        _ => Heard::Ended { server },
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod lists;
 
-pub(crate) use lists::{own_info, server_info_member};
+pub(crate) use lists::own_info;
 
 use crate::snapshot::{Endpoint, Upstream, View};
 use bytes::Bytes;
@@ -96,7 +96,7 @@ impl Merged {
     ) -> Option<(Bytes, Era)> {
         let upstream = endpoint.servers.first()?;
         let config = upstream.handle.config();
-        if (kind == ListingKind::Tools && !config.tools.is_open()) || config.resources == ResourceUris::Prefix {
+        if kind == ListingKind::Tools && !config.tools.is_open() {
             return None;
         }
         let view = upstream.handle.view();
@@ -117,6 +117,8 @@ impl Merged {
     ) {
         let config = upstream.handle.config();
         let server = config.name.as_str();
+        // Nothing is renamed where a server stands alone.
+        let uris = if endpoint.is_single() { ResourceUris::Keep } else { config.resources };
         for entry in &catalog.listing(kind).entries {
             if kind == ListingKind::Tools && !config.tools.permits(&entry.key) {
                 continue;
@@ -138,11 +140,12 @@ impl Merged {
                         continue;
                     }
                     self.templates.push((Template::new(&exposed), route));
-                    items.push(lists::item(entry, kind, &exposed, stale, server, config.resources));
+                    items.push(lists::item(entry, kind, &exposed, stale, server, uris));
                     continue;
                 }
             };
-            if let Some(other) = table.get(&*exposed) {
+            // An app's resource that a tool of this very server named before it was listed is no clash.
+            if let Some(other) = table.get(&*exposed).filter(|other| other.server != index || other.entry.is_some()) {
                 if matches!(kind, ListingKind::Tools | ListingKind::Prompts) {
                     tracing::error!(
                         code = Code::NameClash.label(),
@@ -157,9 +160,9 @@ impl Merged {
             }
             table.insert(exposed.as_str().into(), route);
             if kind == ListingKind::Tools {
-                self.note_app_resource(index, entry, config.resources, server);
+                self.note_app_resource(index, entry, uris, server);
             }
-            items.push(lists::item(entry, kind, &exposed, stale, server, config.resources));
+            items.push(lists::item(entry, kind, &exposed, stale, server, uris));
         }
     }
 

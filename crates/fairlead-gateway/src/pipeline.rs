@@ -1,4 +1,6 @@
 //! The story of a request. Read it from top to bottom.
+//!
+//! What only some requests need is awaited in a box, so that a call does not carry the room of it.
 
 use crate::{
     admit, answer,
@@ -38,15 +40,16 @@ pub(crate) async fn post(
         // The era is a property of the message: both are served on one URL.
         Incoming::One(frame) if is_modern(&frame, headers) => Ok(door.modern(frame).await),
         Incoming::One(frame) => door.legacy(frame).await,
-        Incoming::Batch(frames) => door.batch(frames).await,
+        Incoming::Batch(frames) => Box::pin(door.batch(frames)).await,
     }
 }
 
 /// A GET: a legacy client's stream for what belongs to no call.
 pub(crate) async fn get(
     gateway: &Gateway,
+    worker: Worker,
     endpoint: &Arc<Endpoint>,
-    caller: &Caller,
+    caller: Caller,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     if says_modern(headers) {
@@ -58,7 +61,7 @@ pub(crate) async fn get(
     if !listen::accepts_events(headers) {
         return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
     }
-    let session = find_session(gateway, endpoint, caller, headers).await?;
+    let session = Entry { gateway, worker, endpoint, caller, headers }.session().await?;
     admit::gateway(gateway)?;
     relay::get_stream(gateway, &session).map(stream)
 }
@@ -102,11 +105,11 @@ impl Entry<'_> {
         let method = frame.method_class();
         let call = self.call(frame, None);
         match method {
-            Method::Discover => hello::discover(&call).await,
-            Method::ToolsList => list_page::answer(&call, ListingKind::Tools).await,
-            Method::ResourcesList => list_page::answer(&call, ListingKind::Resources).await,
-            Method::TemplatesList => list_page::answer(&call, ListingKind::Templates).await,
-            Method::PromptsList => list_page::answer(&call, ListingKind::Prompts).await,
+            Method::Discover => Box::pin(hello::discover(&call)).await,
+            Method::ToolsList => Box::pin(list_page::answer(&call, ListingKind::Tools)).await,
+            Method::ResourcesList => Box::pin(list_page::answer(&call, ListingKind::Resources)).await,
+            Method::TemplatesList => Box::pin(list_page::answer(&call, ListingKind::Templates)).await,
+            Method::PromptsList => Box::pin(list_page::answer(&call, ListingKind::Prompts)).await,
             Method::Listen if !resolve::listens_itself(&call) => listening::answer(call),
             Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete | Method::Listen => {
                 forward(call).await
@@ -158,9 +161,9 @@ impl Entry<'_> {
     async fn legacy_message(&self, frame: Frame) -> Result<Response<Body>, Refusal> {
         if frame.kind() == Kind::Request && frame.method_class() == Method::Initialize {
             admit::gateway(self.gateway)?;
-            return hello::initialize(self.gateway, self.endpoint, &self.caller, &frame).await;
+            return Box::pin(hello::initialize(self.gateway, self.endpoint, &self.caller, &frame)).await;
         }
-        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        let session = self.session().await?;
         match frame.kind() {
             Kind::Request => {
                 admit::gateway(self.gateway)?;
@@ -184,7 +187,7 @@ impl Entry<'_> {
                 Ok(listen::accepted())
             }
             Kind::Result | Kind::Error => {
-                relay::client_answered(self.gateway, self.worker, &session, &frame).await;
+                Box::pin(relay::client_answered(self.gateway, self.worker, &session, &frame)).await;
                 Ok(listen::accepted())
             }
         }
@@ -192,7 +195,7 @@ impl Entry<'_> {
 
     /// A batch of the revision of 2025-03-26: its calls run side by side, the answers come together.
     async fn batch(&self, frames: Vec<Frame>) -> Result<Response<Body>, Refusal> {
-        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        let session = self.session().await?;
         if !session.revision.has_batches() {
             return Err(Refusal::new(Code::BatchNotAllowed, "batches are only part of the revision of 2025-03-26"));
         }
@@ -219,6 +222,16 @@ impl Entry<'_> {
         }
         body.push(b']');
         Ok(json(StatusCode::OK, body))
+    }
+
+    /// The session of the request. One that this process had not seen yet may have asked for things
+    /// that its servers do not know any more.
+    async fn session(&self) -> Result<Arc<Session>, Refusal> {
+        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        if session.take_recalled() {
+            Box::pin(session_state::restore(&session, |frame| self.call(frame, Some(Arc::clone(&session))))).await;
+        }
+        Ok(session)
     }
 
     fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Call {
@@ -251,13 +264,13 @@ impl Entry<'_> {
 async fn legacy_request(call: Call) -> Response<Body> {
     match call.frame.method_class() {
         Method::Ping => json(StatusCode::OK, message::result(call.id(), "{}")),
-        Method::ToolsList => list_page::answer(&call, ListingKind::Tools).await,
-        Method::ResourcesList => list_page::answer(&call, ListingKind::Resources).await,
-        Method::TemplatesList => list_page::answer(&call, ListingKind::Templates).await,
-        Method::PromptsList => list_page::answer(&call, ListingKind::Prompts).await,
-        Method::SetLevel => session_state::set_level(&call).await,
-        Method::Subscribe => session_state::subscribe(&call).await,
-        Method::Unsubscribe => session_state::unsubscribe(&call).await,
+        Method::ToolsList => Box::pin(list_page::answer(&call, ListingKind::Tools)).await,
+        Method::ResourcesList => Box::pin(list_page::answer(&call, ListingKind::Resources)).await,
+        Method::TemplatesList => Box::pin(list_page::answer(&call, ListingKind::Templates)).await,
+        Method::PromptsList => Box::pin(list_page::answer(&call, ListingKind::Prompts)).await,
+        Method::SetLevel => Box::pin(session_state::set_level(&call)).await,
+        Method::Subscribe => Box::pin(session_state::subscribe(&call)).await,
+        Method::Unsubscribe => Box::pin(session_state::unsubscribe(&call)).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => forward(call).await,
         Method::Other if resolve::is_same_era_single(&call) => forward(call).await,
         _ => unknown_method(&call),
@@ -266,10 +279,19 @@ async fn legacy_request(call: Call) -> Response<Body> {
 
 /// The way of a call: find its server, send it there, bring back what comes.
 async fn forward(call: Call) -> Response<Body> {
-    let target = resolve::target(&call).and_then(|target| {
-        resolve::check_param_headers(&call, &target)?;
-        Ok(target)
-    });
+    let find = |call: &Call| {
+        resolve::target(call).and_then(|target| {
+            resolve::check_param_headers(call, &target)?;
+            Ok(target)
+        })
+    };
+    let mut target = find(&call);
+    if target.as_ref().is_err_and(|refusal| matches!(refusal.code, Code::UnknownName | Code::UnknownResource))
+        && Box::pin(list_page::learn_what_is_new(&call)).await
+    {
+        // Clients that know their names from earlier call without listing first.
+        target = find(&call);
+    }
     match target {
         Ok(target) => answer::respond(call, target).await,
         Err(refusal) if refusal.code == Code::HeaderMismatch => {

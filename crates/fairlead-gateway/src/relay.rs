@@ -8,6 +8,7 @@ use crate::{
     gateway::Gateway,
     questions::Delivery,
     session::Session,
+    shape,
     snapshot::Endpoint,
 };
 use bytes::Bytes;
@@ -80,7 +81,7 @@ pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
         let mut changed = Changed::default();
         match events.recv().await {
             Ok(event) => one(&gateway, &handle, event, &mut changed),
-            // What was missed can only be list changes or updates: telling all lists is right for both.
+            // What was missed is not known: lists are asked for anew, an update or a log line is lost.
             Err(RecvError::Lagged(_)) => changed = Changed::everything(),
             Err(RecvError::Closed) => return,
         }
@@ -140,7 +141,8 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
             gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
         }
         ServerEvent::Untied { user, frame } => {
-            if let Some(session) = gateway.sessions().listener(user) {
+            let listener = gateway.sessions().listener(user);
+            if let Some(session) = listener.filter(|session| shape::is_wanted(session, &frame)) {
                 session.say(frame.bytes());
             }
         }

@@ -167,7 +167,8 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
     target
 }
 
-/// A tool that is in no list yet because its server was never seen: the prefix says whose it is.
+/// A tool that is in no list yet because its server was never seen, or never by a client with these
+/// capabilities: the prefix says whose it is.
 fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
     if !matches!(call.endpoint.view, crate::snapshot::View::All) {
         return None;
@@ -176,7 +177,7 @@ fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
     let upstream = call.endpoint.servers.iter().find(|upstream| upstream.handle.name().as_str() == server)?;
     let config = upstream.handle.config();
     if !config.prefix
-        || upstream.handle.peek().nearest_catalog(call.era, call.capabilities).is_some()
+        || upstream.handle.peek().catalog(call.era, call.capabilities).is_some()
         || !config.tools.permits(original)
         || name::expose(server, original, call.endpoint.config.names.max) != exposed
     {

@@ -42,8 +42,14 @@ pub(crate) fn stream(body: Body) -> Response<Body> {
 
 /// A refusal as JSON-RPC text.
 pub(crate) fn refusal_bytes(id: Option<&str>, refusal: &Refusal) -> Bytes {
+    error_bytes(id, refusal.code.info().rpc, refusal)
+}
+
+fn error_bytes(id: Option<&str>, rpc: i64, refusal: &Refusal) -> Bytes {
     let text = format!("{} ({})", refusal.message, refusal.code.label());
-    message::error(id, refusal.code.info().rpc, &text, refusal.data.as_deref())
+    // Not louder: what a client does wrong it can do as often as it likes.
+    tracing::debug!(code = refusal.code.label(), "refused: {}", refusal.message);
+    message::error(id, rpc, &text, refusal.data.as_deref())
 }
 
 /// A refusal of the whole request: its HTTP status counts.
@@ -70,8 +76,7 @@ pub(crate) fn refuse_call(era: Era, id: Option<&str>, refusal: &Refusal) -> Resp
 /// A refusal of one call as JSON-RPC text, with the code the client's revision has for it.
 pub(crate) fn call_refusal_bytes(era: Era, id: Option<&str>, refusal: &Refusal) -> Bytes {
     if era == Era::Legacy && refusal.code == Code::UnknownResource {
-        let text = format!("{} ({})", refusal.message, refusal.code.label());
-        return message::error(id, LEGACY_RESOURCE_NOT_FOUND, &text, refusal.data.as_deref());
+        return error_bytes(id, LEGACY_RESOURCE_NOT_FOUND, refusal);
     }
     refusal_bytes(id, refusal)
 }

@@ -16,6 +16,7 @@ use fairlead_wire::{CapabilitySet, Revision};
 use std::{
     collections::HashMap,
     fmt,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     expires_ms: u64,
     last_used_ms: AtomicU64,
     ended: AtomicBool,
+    /// It was opened from its id and has not been used since.
+    recalled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -173,6 +176,15 @@ impl Session {
         self.state().record.subscriptions.iter().any(|other| other == uri)
     }
 
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        self.state().record.subscriptions.clone()
+    }
+
+    /// Whether this is the first use since the session was opened from its id; true once.
+    pub(crate) fn take_recalled(&self) -> bool {
+        self.recalled.load(Ordering::Relaxed) && self.recalled.swap(false, Ordering::Relaxed)
+    }
+
     pub(crate) fn has_subscriptions(&self) -> bool {
         !self.state().record.subscriptions.is_empty()
     }
@@ -184,7 +196,26 @@ impl fmt::Debug for Session {
     }
 }
 
-type Shard = Mutex<HashMap<Box<str>, Arc<Session>>>;
+type Shard = Mutex<Table>;
+type Table = HashMap<Box<str>, Arc<Session>, BuildHasherDefault<TagHasher>>;
+
+/// The end of a sealed id is the cipher's tag, which is as good as random, and only ids that were
+/// opened are ever entered: its last eight bytes are the hash.
+#[derive(Default)]
+struct TagHasher(u64);
+
+impl Hasher for TagHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*last);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // Base64 leaves the top bits of each byte alike; the table looks at the top bits.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 /// All sessions in memory.
 pub(crate) struct Sessions {
@@ -227,7 +258,7 @@ impl Sessions {
         self.max_age_ms.store(u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn shard(&self, id: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Session>>> {
+    fn shard(&self, id: &str) -> MutexGuard<'_, Table> {
         // The end of the text is the cipher's tag: as good as random.
         let last = id
             .as_bytes()
@@ -294,6 +325,7 @@ impl Sessions {
             expires_ms: issued_ms.saturating_add(self.max_age_ms.load(Ordering::Relaxed)),
             last_used_ms: AtomicU64::new(self.clock.unix_ms()),
             ended: AtomicBool::new(false),
+            recalled: AtomicBool::new(false),
             state: Mutex::new(State { record, ..State::default() }),
         }
     }
@@ -303,7 +335,7 @@ impl Sessions {
         let known = self.shard(id).get(id).cloned();
         let session = match known {
             Some(session) => session,
-            None => self.recall(id).await?,
+            None => Box::pin(self.recall(id)).await?,
         };
         let now = self.clock.unix_ms();
         if session.ended.load(Ordering::Relaxed)
@@ -341,6 +373,7 @@ impl Sessions {
         }
         let session =
             self.make(id, plain.revision, plain.capabilities, Caller::anonymous(), plain.path, plain.issued_ms, record);
+        session.recalled.store(true, Ordering::Relaxed);
         let session = self.insert(Arc::new(session));
         if session.has_subscriptions() {
             self.listen(&session);
@@ -351,8 +384,10 @@ impl Sessions {
     /// Ends a session for good: its id is dead although it still opens.
     pub(crate) fn end(&self, session: &Session) {
         session.ended.store(true, Ordering::Relaxed);
-        let record = SessionRecord { ended: true, ..SessionRecord::default() };
-        self.store.save(&record_key(&session.id), &record, session.expires_ms);
+        let mut state = session.state();
+        state.record = SessionRecord { ended: true, ..SessionRecord::default() };
+        self.store.save(&record_key(&session.id), &state.record, session.expires_ms);
+        drop(state);
         self.drop_from_memory(session);
         let mut state = session.state();
         state.streams.clear();
@@ -370,7 +405,11 @@ impl Sessions {
 
     /// Notes that the session can be told things.
     pub(crate) fn listen(&self, session: &Arc<Session>) {
-        self.listening.lock().expect("invariant: no panic under this lock").insert(session.user, Arc::clone(session));
+        let mut listening = self.listening.lock().expect("invariant: no panic under this lock");
+        // One that has ended meanwhile would never be taken out again.
+        if !session.ended.load(Ordering::Relaxed) {
+            listening.insert(session.user, Arc::clone(session));
+        }
     }
 
     /// Sessions that can be told things.
@@ -385,12 +424,14 @@ impl Sessions {
 
     /// Changes a session's record and queues it for the store.
     pub(crate) fn change_record(&self, session: &Session, change: impl FnOnce(&mut SessionRecord)) {
-        let record = {
-            let mut state = session.state();
-            change(&mut state.record);
-            state.record.clone()
-        };
-        self.store.save(&record_key(&session.id), &record, session.expires_ms);
+        let mut state = session.state();
+        // What a request changes that outlives its session must not take the place of the tombstone.
+        if state.record.ended {
+            return;
+        }
+        change(&mut state.record);
+        // Queued under the lock, so that the store sees changes in their order.
+        self.store.save(&record_key(&session.id), &state.record, session.expires_ms);
     }
 
     /// Forgets sessions that were not used for `idle`: the id stays good, only the memory is freed.

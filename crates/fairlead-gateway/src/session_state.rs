@@ -5,12 +5,18 @@
 //! what each client asked for.
 
 use crate::{
-    answer, body::Body, call::Call, dispatch, record, resolve, resolve::Target, response::refuse_call,
-    session::MAX_SUBSCRIPTIONS, shape,
+    answer,
+    body::Body,
+    call::Call,
+    dispatch, record, resolve,
+    resolve::Target,
+    response::refuse_call,
+    session::{MAX_SUBSCRIPTIONS, Session},
+    shape,
 };
 use fairlead_core::{Code, Refusal, UpstreamError};
 use fairlead_upstream::{Item, LeaseError, LinkKey, Memory, Outbound, Purpose};
-use fairlead_wire::{Era, Field, Frame, Kind, edit::Edits, list, message};
+use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
 use http::Response;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -35,16 +41,42 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
     });
     let told = tell.map(|server| async {
         let target = Target::plain(server);
-        if let Err(LeaseError::Upstream(error)) =
-            ask(call, &target, call.frame.clone(), Edits::new()).await.map(|(key, _)| {
-                server.handle.remember(Memory::LogLevel { key, level: level.as_ref().into() });
-            })
+        let loudest = server.handle.loudest(&level);
+        let mut edits = Edits::new();
+        if *loudest != *level
+            && let Some(span) = call.frame.span(Field::Level)
         {
+            edits.replace(span, message::quote(&loudest));
+        }
+        if let Err(LeaseError::Upstream(error)) = ask(call, &target, call.frame.clone(), edits).await.map(|(key, _)| {
+            server.handle.remember(Memory::LogLevel { key, level: loudest });
+        }) {
             tracing::debug!(server = %server.handle.name(), %error, "the server was not told the log level");
         }
     });
     let _ = tokio::time::timeout(LEVEL_WAIT, futures_util::future::join_all(told)).await;
     answer::own(call, "{}")
+}
+
+/// Tells servers what a session had asked for before a restart, or before it was forgotten here.
+pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Call) {
+    let asking = |method: Method, member: &str, value: &str| {
+        let params = format!("{{\"{member}\":{}}}", message::quote(value));
+        Frame::parse(message::request("0", method.as_str(), Some(&params)), &Limits::default()).ok().map(&call)
+    };
+    let telling = async {
+        if let Some(call) = session.log_level().and_then(|level| asking(Method::SetLevel, "level", &level)) {
+            set_level(&call).await;
+        }
+        for uri in session.subscriptions() {
+            if let Some(call) = asking(Method::Subscribe, "uri", &uri) {
+                subscribe(&call).await;
+            }
+        }
+    };
+    if tokio::time::timeout(LEVEL_WAIT, telling).await.is_err() {
+        tracing::warn!("a session that came back has subscriptions that a server was not told of: it is too slow");
+    }
 }
 
 /// `resources/subscribe`.

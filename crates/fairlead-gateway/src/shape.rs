@@ -3,9 +3,10 @@
 
 use crate::{
     call::Call,
-    merged::server_info_member,
+    capabilities,
     resolve::same_era,
     response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
+    session::Session,
 };
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
@@ -90,7 +91,8 @@ fn cross(call: &Call, frame: &Frame, edits: &mut Edits) {
                 }
             }
             if frame.span(Field::ResultMeta).is_none() {
-                edits.insert_first(result, "_meta", &format!("{{{}}}", server_info_member()));
+                let info = capabilities::server_info(&call.endpoint, call.era);
+                edits.insert_first(result, "_meta", &format!("{{\"io.modelcontextprotocol/serverInfo\":{info}}}"));
             }
         }
         _ => {}
@@ -133,6 +135,14 @@ pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame:
         prefix_uris(frame, Field::Params, server.name.as_str(), &mut edits);
     }
     Some(edits.apply(frame.bytes()))
+}
+
+/// Whether a session wants a message that belongs to no call: a log message only from its level on.
+pub(crate) fn is_wanted(session: &Session, frame: &Frame) -> bool {
+    frame.method_class() != Method::LogMessage
+        || session
+            .log_level()
+            .is_none_or(|wanted| frame.str(Field::Level).is_some_and(|level| is_at_least(&level, &wanted)))
 }
 
 /// The protocol's levels, most talkative first (RFC 5424).

@@ -232,14 +232,22 @@ pub(crate) async fn learn(
     catalog.failed.retain(|(kind, _)| !kinds.contains(kind));
     catalog.learned_ms = now_ms;
     catalog.confirmed = true;
+    let mut listed = false;
     for &kind in kinds {
         if list::raw_member(&link.peer().capabilities, kind.capability()).is_none() {
             catalog.listings[kind.index()] = Arc::default();
             continue;
         }
         match list_all(link, kind, bounds, deadline).await {
-            Ok(listing) => catalog.listings[kind.index()] = Arc::new(listing),
-            Err(error) if matches!(error.kind, UpstreamErrorKind::Garbage | UpstreamErrorKind::TooLarge) => {
+            Ok(listing) => {
+                catalog.listings[kind.index()] = Arc::new(listing);
+                listed = true;
+            }
+            // A server that hangs over one list is not worth less for the others.
+            Err(error)
+                if matches!(error.kind, UpstreamErrorKind::Garbage | UpstreamErrorKind::TooLarge)
+                    || (listed && error.kind == UpstreamErrorKind::Timeout) =>
+            {
                 tracing::warn!(server = %link.inbound.server, list = kind.member(), %error, "a list of the server is not usable");
                 catalog.failed.push((kind, error.to_string()));
             }

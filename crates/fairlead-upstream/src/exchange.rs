@@ -120,12 +120,29 @@ impl OpenQuestions {
     }
 }
 
+/// Counts an exchange on its link for as long as it lives, sending it included.
+#[derive(Debug)]
+struct OnLink(Arc<Link>);
+
+impl OnLink {
+    fn new(link: Arc<Link>) -> Self {
+        link.began();
+        Self(link)
+    }
+}
+
+impl Drop for OnLink {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
 /// One request in flight. Dropping it gives the call up without telling the server, which on
 /// legacy connections is what a disconnect means; [`Exchange::cancel`] tells it.
 #[derive(Debug)]
 pub struct Exchange {
     wire: WireExchange,
-    link: Arc<Link>,
+    link: OnLink,
     id: u64,
     method: Method,
     deadline: Instant,
@@ -169,14 +186,8 @@ impl Exchange {
             mcp_name: outbound.mcp_name,
             headers: outbound.headers,
         };
-        link.began();
-        let wire = match link.send(worker, prepared, outbound.deadline).await {
-            Ok(wire) => wire,
-            Err(error) => {
-                link.ended();
-                return Err(error);
-            }
-        };
+        let link = OnLink::new(link);
+        let wire = link.0.send(worker, prepared, outbound.deadline).await?;
         Ok(Self {
             wire,
             link,
@@ -194,7 +205,7 @@ impl Exchange {
     /// The link in use: answers to the server's questions go through it.
     #[must_use]
     pub fn link(&self) -> &Arc<Link> {
-        &self.link
+        &self.link.0
     }
 
     /// Waits for what comes next. Cancel safe: a dropped wait loses nothing.
@@ -237,7 +248,8 @@ impl Exchange {
     fn too_late(&mut self, until: Instant) -> UpstreamError {
         let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
         self.cancel("timed out");
-        self.link.inbound.tell(LinkEvent::Suspect { link: self.link.id });
+        let link = &self.link.0;
+        link.inbound.tell(LinkEvent::Suspect { link: link.id });
         UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, format!("the server did not answer {waited}"))
     }
 
@@ -255,20 +267,14 @@ impl Exchange {
         }
         self.done = true;
         let by_stream =
-            matches!(self.wire, WireExchange::Http(_)) && self.link.peer.revision.era() == fairlead_wire::Era::Modern;
+            matches!(self.wire, WireExchange::Http(_)) && self.link.0.peer.revision.era() == fairlead_wire::Era::Modern;
         if !by_stream && self.method != Method::Initialize {
             let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.id, message::quote(reason));
             let notice = message::notification("notifications/cancelled", Some(&params));
-            self.link.inbound.tell(LinkEvent::Push { link: self.link.id, message: notice });
+            self.link.0.inbound.tell(LinkEvent::Push { link: self.link.0.id, message: notice });
         }
         if let WireExchange::Http(exchange) = &mut self.wire {
             exchange.abandon();
         }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.link.ended();
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     exchange::{Exchange, Outbound},
     http_client::Worker,
     link::{Link, LinkKey, Roots, ShareKey},
-    owner::Command,
+    owner::{Command, remembered::Remembered},
     view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use fairlead_wire::{CapabilitySet, Era};
 use std::{
     collections::HashMap,
     fmt,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -37,13 +38,42 @@ const MAX_ASKED: usize = 64;
 pub(crate) struct Shared {
     pub(crate) server: Arc<Server>,
     pub(crate) view: ArcSwap<ServerView>,
-    pub(crate) pools: ArcSwap<HashMap<LinkKey, Arc<Pool>>>,
+    pub(crate) pools: ArcSwap<Pools>,
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: broadcast::Sender<ServerEvent>,
     pub(crate) in_flight: AtomicUsize,
+    /// What new links must be told.
+    pub(crate) remembered: Remembered,
+    /// An earlier run tried the server, and it never listed anything.
+    pub(crate) tried: bool,
     /// When each catalog was first asked for: only then it is waited for.
     pub(crate) first_asked: Mutex<HashMap<CatalogKey, Instant>>,
+}
+
+/// The open links, by what they may be shared by.
+pub(crate) type Pools = HashMap<LinkKey, Arc<Pool>, BuildHasherDefault<KeyHasher>>;
+
+/// FNV-1a: keys are few and made by the gateway, so nothing is gained by a hash that resists attackers.
+#[derive(Clone)]
+pub(crate) struct KeyHasher(u64);
+
+impl Default for KeyHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The open links of one key.
@@ -100,6 +130,9 @@ impl From<UpstreamError> for LeaseError {
         LeaseError::Upstream(error)
     }
 }
+
+/// A link, and the pool it goes back to when it was taken for one call alone.
+type Picked = (Arc<Link>, Option<Arc<Pool>>);
 
 /// The right to use a link, given back when dropped.
 pub struct Lease {
@@ -200,16 +233,28 @@ impl ServerHandle {
         let _ = self.0.commands.try_send(Command::Learn { client, capabilities });
     }
 
-    /// Tells the owner a log level or a subscription that must survive a new link.
+    /// Notes a log level or a subscription that every new link must be told.
     pub fn remember(&self, memory: Memory) {
-        let _ = self.0.commands.try_send(Command::Remember(memory));
+        let pools = self.0.pools.load();
+        self.0.remembered.note(memory, |key| pools.contains_key(key));
+    }
+
+    /// The more talkative of `level` and what the server was told before: clients share what it says.
+    #[must_use]
+    pub fn loudest(&self, level: &str) -> Box<str> {
+        self.0.remembered.loudest(level)
     }
 
     /// Until when somebody who needs to know the server in this way may wait: `wait` after it was
-    /// asked for the first time. Whoever comes later gets what there is by then.
+    /// asked for the first time. Whoever comes later gets what there is by then, and nobody waits for a
+    /// server that listed nothing in an earlier run either.
     #[must_use]
     pub fn patience(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Instant {
-        let key = self.peek().catalog_key(client, capabilities);
+        let view = self.peek();
+        if self.0.tried && view.catalogs.is_empty() {
+            return Instant::now();
+        }
+        let key = view.catalog_key(client, capabilities);
         let mut first = self.0.first_asked.lock().expect("invariant: no panic under this lock");
         if first.len() >= MAX_ASKED {
             first.clear();
@@ -262,6 +307,25 @@ impl ServerHandle {
         }
         // From here on the count is given back by this guard or by the lease.
         let counted = Counted(Some(Arc::clone(shared)));
+        if let Some((link, pool)) = self.pick_now(want)? {
+            return Ok(Lease { link, pool, shared: counted.keep() });
+        }
+        // Boxed: most calls never come here, and need not carry its room.
+        Box::pin(self.wait_for_lease(want, counted)).await
+    }
+
+    /// The link the caller may use, if it is open and free.
+    fn pick_now(&self, want: &Want) -> Result<Option<Picked>, LeaseError> {
+        let view = self.0.view.load();
+        let Some(key) = self.key_for(&view, want)? else { return Ok(None) };
+        let exclusive = self.is_exclusive(&view, want);
+        let pools = self.0.pools.load();
+        let Some(pool) = pools.get(&key) else { return Ok(None) };
+        Ok(pick(pool, exclusive, want.user).map(|link| (link, exclusive.then(|| Arc::clone(pool)))))
+    }
+
+    async fn wait_for_lease(&self, want: &Want, counted: Counted) -> Result<Lease, LeaseError> {
+        let shared = &self.0;
         let opening_until = want.deadline.min(Instant::now() + shared.server.timeout.start);
         let mut last_try = false;
         loop {
@@ -290,8 +354,11 @@ impl ServerHandle {
             if last_try {
                 return Err(at_capacity("every session it may have is in use".to_owned()).into());
             }
+            let era = key.era;
             match self.open(key, exclusive, opening_until).await {
                 Ok(()) => {}
+                // It refused this era, and is reached in the other.
+                Err(_) if self.peek().era_for(want.era).is_some_and(|served| served != era) => {}
                 Err(error) if error.kind == UpstreamErrorKind::AtCapacity && exclusive && pool.is_some() => {
                     let pool = pool.expect("invariant: checked in the guard");
                     let until = want.deadline.min(Instant::now() + LINK_WAIT);

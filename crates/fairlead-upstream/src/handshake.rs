@@ -28,6 +28,8 @@ use tokio::{
 
 /// How long a server may take over the modern question before it is taken for a legacy one.
 const PROBE: Duration = Duration::from_secs(10);
+/// How long a server that is told of roots may take to ask for them before its first call.
+const FIRST_QUESTION: Duration = Duration::from_secs(2);
 
 /// What is needed to open links to one server.
 pub(crate) struct Opener {
@@ -191,7 +193,7 @@ impl Opening<'_> {
         if answer.kind() != Kind::Result {
             let said = answer.str(Field::ErrorMessage).unwrap_or_default().chars().take(200).collect::<String>();
             return Err(UpstreamError::new(
-                UpstreamErrorKind::Unavailable,
+                UpstreamErrorKind::Garbage,
                 Outcome::NotMade,
                 format!("it refuses to initialize: {said}"),
             ));
@@ -214,10 +216,24 @@ impl Opening<'_> {
         let ready = message::notification("notifications/initialized", None);
         match wire {
             Wire::Http(http) => {
-                http.push(Worker::CONTROL, ready).await?;
+                // A server that takes no notification would keep everybody waiting for the link.
+                timeout_at(self.deadline, http.push(Worker::CONTROL, ready)).await.unwrap_or_else(|_| {
+                    Err(UpstreamError::new(
+                        UpstreamErrorKind::Unavailable,
+                        Outcome::NotMade,
+                        "it did not take `notifications/initialized` in time",
+                    ))
+                })?;
                 http.open_stream();
             }
-            Wire::Stdio(stdio) => stdio.push(ready).await?,
+            Wire::Stdio(stdio) => {
+                stdio.push(ready).await?;
+                if self.inbound.key.capabilities.has_roots() {
+                    // A server that follows roots asks for them now, before it answers anything else.
+                    let until = self.deadline.min(Instant::now() + FIRST_QUESTION);
+                    let _ = self.ask(wire, 3, Method::Ping, None, Vec::new(), until).await;
+                }
+            }
         }
         Ok(peer)
     }
@@ -247,6 +263,14 @@ impl Opening<'_> {
             loop {
                 match exchange.next().await? {
                     Item::Final(answer) => return Ok(answer.frame),
+                    Item::Message(question) if question.kind() == Kind::Request => {
+                        let no =
+                            message::error(question.id(), -32603, "nobody can be asked during the handshake", None);
+                        match wire {
+                            Wire::Http(http) => http.push(Worker::CONTROL, no).await?,
+                            Wire::Stdio(stdio) => stdio.push(no).await?,
+                        }
+                    }
                     Item::Message(_) => {}
                 }
             }

@@ -4,6 +4,7 @@
 
 pub(crate) mod http;
 pub(crate) mod inbound;
+mod salvage;
 pub(crate) mod stdio;
 
 use crate::{
@@ -20,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -100,17 +102,6 @@ impl Peer {
             .filter_map(|kind| list::raw_member(&self.capabilities, kind))
             .all(|kind| list::raw_member(kind, "listChanged") == Some("true"))
     }
-
-    /// Whether a modern server says that it also serves session-based revisions.
-    #[must_use]
-    pub fn offers_legacy(&self) -> bool {
-        self.revision.era() == Era::Modern
-            && list::items(&self.answer, "supportedVersions").is_ok_and(|versions| {
-                versions.iter().any(|version| {
-                    Revision::parse(version.trim_matches('"')).is_some_and(|revision| revision.era() == Era::Legacy)
-                })
-            })
-    }
 }
 
 mod revision_text {
@@ -149,6 +140,8 @@ pub struct Link {
     last_used_ms: AtomicU64,
 }
 
+/// How long a server may take to accept a message that has no answer.
+const PUSH_TIME: Duration = Duration::from_secs(10);
 /// Link ids of calls start here: below are those of the handshake.
 const FIRST_CALL_ID: u64 = 100;
 /// A link used by more than one client.
@@ -216,7 +209,6 @@ impl Link {
 
     pub(crate) fn began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.touch();
     }
 
     pub(crate) fn ended(&self) {
@@ -261,11 +253,16 @@ impl Link {
 
     pub(crate) fn used_by(&self, user: u64) {
         self.last_user.store(user, Ordering::Relaxed);
-        let known = self.inbound.sole_user.load(Ordering::Relaxed);
+        let sole = &self.inbound.sole_user;
+        let mut known = sole.load(Ordering::Relaxed);
         if known == 0 {
-            self.inbound.sole_user.store(user, Ordering::Relaxed);
-        } else if known != user && known != MANY {
-            self.inbound.sole_user.store(MANY, Ordering::Relaxed);
+            // Of two first users at once, one must see the other.
+            known = sole
+                .compare_exchange(0, user, Ordering::Relaxed, Ordering::Relaxed)
+                .map_or_else(|other| other, |_| user);
+        }
+        if known != user && known != MANY {
+            sole.store(MANY, Ordering::Relaxed);
         }
     }
 
@@ -277,14 +274,20 @@ impl Link {
     ) -> Result<WireExchange, UpstreamError> {
         match &self.wire {
             Wire::Http(wire) => Ok(WireExchange::Http(wire.send(worker, prepared))),
-            Wire::Stdio(wire) => match timeout_at(deadline, wire.send(prepared)).await {
-                Ok(sent) => sent.map(WireExchange::Stdio),
-                Err(_) => Err(UpstreamError::new(
-                    UpstreamErrorKind::Timeout,
-                    Outcome::NotMade,
-                    "the server does not take requests",
-                )),
-            },
+            Wire::Stdio(wire) => {
+                let sent = Box::pin(timeout_at(deadline, wire.send(prepared))).await.unwrap_or_else(|_| {
+                    Err(UpstreamError::new(
+                        UpstreamErrorKind::Timeout,
+                        Outcome::NotMade,
+                        "the server does not take requests",
+                    ))
+                });
+                if sent.is_err() {
+                    // Its output may still be open: nothing else would notice.
+                    self.inbound.tell(crate::event::LinkEvent::Suspect { link: self.id });
+                }
+                sent.map(WireExchange::Stdio)
+            }
         }
     }
 
@@ -293,10 +296,19 @@ impl Link {
     /// # Errors
     /// When the server cannot be reached or does not accept it.
     pub async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
-        match &self.wire {
-            Wire::Http(wire) => wire.push(worker, message).await,
-            Wire::Stdio(wire) => wire.push(message).await,
-        }
+        let pushed = async {
+            match &self.wire {
+                Wire::Http(wire) => wire.push(worker, message).await,
+                Wire::Stdio(wire) => wire.push(message).await,
+            }
+        };
+        tokio::time::timeout(PUSH_TIME, pushed).await.unwrap_or_else(|_| {
+            Err(UpstreamError::new(
+                UpstreamErrorKind::Timeout,
+                Outcome::Unknown,
+                "the server does not take a message in time",
+            ))
+        })
     }
 
     /// Hands a message to the owner to send when it can: for those who cannot wait.

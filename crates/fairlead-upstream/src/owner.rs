@@ -5,12 +5,13 @@
 //! of its own that finished, and for the next time something is due.
 
 mod backoff;
+pub(crate) mod remembered;
 mod watch_modern;
 
 use crate::{
     catalog::{self, Bounds, Catalog, ListingKind, StoredBody},
     event::{End, LinkEvent, ServerEvent},
-    handle::{Memory, Pool, ServerHandle, Shared},
+    handle::{Pool, Pools, ServerHandle, Shared},
     handshake::Opener,
     http_client::{HttpClients, Worker},
     link::{Link, LinkKey, inbound::Inbound},
@@ -24,7 +25,8 @@ use fairlead_core::{
     ports::{CatalogStore, StoredCatalog},
 };
 use fairlead_process::GuardBinary;
-use fairlead_wire::{CapabilitySet, Era, message};
+use fairlead_wire::{CapabilitySet, Era, Revision};
+use remembered::Remembered;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -51,12 +53,10 @@ const ALIVE_WAIT: Duration = Duration::from_secs(5);
 /// How long a server that is starting may keep one of the places at the start; a slow one then goes on
 /// without, so that it keeps nobody else from starting.
 const TURN: Duration = Duration::from_secs(1);
-/// Links whose log level or subscriptions are remembered at most.
-const MAX_REMEMBERED: usize = 10_000;
+/// What stands for the capability set in the record of a server that never listed anything.
+const TRIED: &str = "tried";
 /// How often idle links are looked at.
 const LOOK: Duration = Duration::from_secs(5);
-/// Subscriptions remembered per key.
-const MAX_SUBSCRIPTIONS: usize = 10_000;
 
 /// What every owner needs from the house.
 #[derive(Clone)]
@@ -85,7 +85,6 @@ pub(crate) enum Command {
     Open { key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>> },
     FindOut { reply: oneshot::Sender<Result<(), UpstreamError>> },
     Learn { client: Era, capabilities: CapabilitySet },
-    Remember(Memory),
     Stop { done: oneshot::Sender<()> },
 }
 
@@ -119,9 +118,15 @@ impl Drop for Running {
     }
 }
 
-/// Starts the owner of `server` on the current runtime. `stored` are its records of earlier runs.
+/// Starts the owner of `server` on the current runtime. `stored` are its records of earlier runs;
+/// `before` is the owner it takes over from, whose clients' subscriptions and log levels it keeps.
 #[must_use]
-pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Environment) -> Running {
+pub fn start(
+    server: Arc<Server>,
+    stored: Vec<StoredCatalog>,
+    before: Option<&ServerHandle>,
+    environment: &Environment,
+) -> Running {
     let clients = match &server.transport {
         Transport::Http(_) => Some(HttpClients::new(
             environment.workers + 1,
@@ -131,11 +136,16 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         )),
         Transport::Stdio(_) => None,
     };
+    let remembered = before.map_or_else(Remembered::default, |before| before.0.remembered.handed_on());
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let (event_sender, event_queue) = mpsc::channel(EVENT_QUEUE);
     let (changed, _) = watch::channel(0);
     let (events, _) = broadcast::channel(BROADCAST);
     let mut view = ServerView::new();
+    let pinned = server.protocol.as_deref().and_then(Revision::parse).map(Revision::era);
+    view.legacy_refused = pinned == Some(Era::Modern);
+    let identity = server.identity();
+    let tried = stored.iter().any(|record| record.identity == identity && record.capabilities == TRIED);
     let primary = restore(&server, stored, &mut view);
     let shared = Arc::new(Shared {
         server: Arc::clone(&server),
@@ -145,6 +155,8 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         commands,
         events,
         in_flight: std::sync::atomic::AtomicUsize::new(0),
+        remembered,
+        tried,
         first_asked: std::sync::Mutex::default(),
     });
     let owner = Owner {
@@ -172,8 +184,7 @@ pub fn start(server: Arc<Server>, stored: Vec<StoredCatalog>, environment: &Envi
         relist_at: None,
         refresh_at: Instant::now() + environment.catalog.refresh,
         next_link: 1,
-        levels: HashMap::new(),
-        subscriptions: HashMap::new(),
+        noted: false,
     };
     let task = tokio::spawn(owner.run());
     Running { handle: ServerHandle(shared), task }
@@ -257,8 +268,8 @@ struct Owner {
     relist_at: Option<Instant>,
     refresh_at: Instant,
     next_link: u64,
-    levels: HashMap<LinkKey, Box<str>>,
-    subscriptions: HashMap<LinkKey, HashSet<Arc<str>>>,
+    /// It was noted that the server never listed anything.
+    noted: bool,
 }
 
 impl Owner {
@@ -336,32 +347,7 @@ impl Owner {
                 }
             }
             Command::Learn { client, capabilities } => self.learn(client, capabilities, &ListingKind::ALL),
-            Command::Remember(memory) => self.remember(memory),
             Command::Stop { .. } => unreachable!("handled in the loop"),
-        }
-    }
-
-    fn remember(&mut self, memory: Memory) {
-        if self.levels.len() + self.subscriptions.len() >= MAX_REMEMBERED {
-            let pools = self.shared.pools.load();
-            self.levels.retain(|key, _| pools.contains_key(key));
-            self.subscriptions.retain(|key, _| pools.contains_key(key));
-        }
-        match memory {
-            Memory::LogLevel { key, level } => {
-                self.levels.insert(key, level);
-            }
-            Memory::Subscribed { key, uri } => {
-                let uris = self.subscriptions.entry(key).or_default();
-                if uris.len() < MAX_SUBSCRIPTIONS {
-                    uris.insert(uri);
-                }
-            }
-            Memory::Unsubscribed { key, uri } => {
-                if let Some(uris) = self.subscriptions.get_mut(&key) {
-                    uris.remove(&uri);
-                }
-            }
         }
     }
 
@@ -404,7 +390,9 @@ impl Owner {
         let idle = self
             .links()
             .into_iter()
-            .filter(|link| link.key() != key && link.in_flight() == 0 && !link.is_occupied())
+            // Of its own key only one that no call is given: a question there could be of a call given up.
+            .filter(|link| link.key() != key || link.is_haunted())
+            .filter(|link| link.in_flight() == 0 && !link.is_occupied())
             .max_by_key(|link| link.idle_for());
         match idle {
             Some(link) => {
@@ -457,7 +445,13 @@ impl Owner {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Opened { key, result: Ok(link) } => self.opened(&key, link),
+            Done::Opened { key, result: Ok(link) } => {
+                // What the server asked during the handshake decides who may use the link.
+                while let Ok(event) = self.event_queue.try_recv() {
+                    self.event(event);
+                }
+                self.opened(&key, link);
+            }
             Done::Opened { key, result: Err(error) } => self.failed(&key, error),
             Done::Learned { catalog_key, kinds, result } => self.learned(catalog_key, &kinds, result),
             Done::Asked { link, alive } => {
@@ -482,6 +476,7 @@ impl Owner {
             return;
         }
         let deadline = Instant::now() + ALIVE_WAIT;
+        let heard = link.inbound.heard();
         self.tasks.spawn(async move {
             let asked = match link.key().era {
                 Era::Legacy => catalog::ask(&link, "ping", None, deadline).await,
@@ -490,8 +485,10 @@ impl Owner {
                     catalog::ask(&link, "server/discover", Some(&params), deadline).await
                 }
             };
-            // Any answer is a sign of life, an error too.
-            Done::Asked { link: id, alive: asked.is_ok() || link.is_closed() }
+            // Any answer is a sign of life, an error too; and so is what it says to other callers meanwhile, as a
+            // server that does one thing at a time cannot answer.
+            let alive = asked.is_ok() || link.is_closed() || link.inbound.heard() != heard;
+            Done::Asked { link: id, alive }
         });
     }
 
@@ -500,7 +497,7 @@ impl Owner {
         link.touch();
         self.retry = None;
         let key = link.key().clone();
-        let mut pools = HashMap::clone(&self.shared.pools.load());
+        let mut pools = Pools::clone(&self.shared.pools.load());
         let pool = Arc::clone(pools.entry(key.clone()).or_default());
         let mut links = Vec::clone(&pool.links.load());
         links.retain(|link| !link.is_closed());
@@ -562,26 +559,13 @@ impl Owner {
         if link.peer().revision.era() != Era::Legacy {
             return;
         }
-        let level = self.levels.get(link.key()).cloned();
-        let uris: Vec<_> = self.subscriptions.get(link.key()).into_iter().flatten().cloned().collect();
-        if level.is_none() && uris.is_empty() {
-            return;
-        }
-        let link = Arc::clone(link);
         let deadline = Instant::now() + self.shared.server.timeout.start;
-        self.tasks.spawn(async move {
-            if let Some(level) = level {
-                let params = format!("{{\"level\":{}}}", message::quote(&level));
-                let _ = catalog::ask(&link, "logging/setLevel", Some(&params), deadline).await;
-            }
-            for uri in uris {
-                let params = format!("{{\"uri\":{}}}", message::quote(&uri));
-                if catalog::ask(&link, "resources/subscribe", Some(&params), deadline).await.is_err() {
-                    break;
-                }
-            }
-            Done::Other
-        });
+        if let Some(telling) = self.shared.remembered.tell(link, deadline) {
+            self.tasks.spawn(async move {
+                telling.await;
+                Done::Other
+            });
+        }
     }
 
     fn watch(&mut self, link: &Arc<Link>) {
@@ -597,23 +581,15 @@ impl Owner {
     }
 
     fn failed(&mut self, key: &LinkKey, error: UpstreamError) {
+        if key.era == Era::Legacy && self.is_refusal(&error) {
+            return self.refused(key, &error);
+        }
         let wait = self.backoff.failed();
         let cause = error.cause.as_ref().map(|cause| chain(cause.as_ref()));
         tracing::warn!(server = %self.name(), cause, retry_in = ?wait, "cannot connect to the server: {error}");
         let retry_at = Instant::now() + wait;
         if *key == self.primary {
             self.finding_out = false;
-        }
-        if key.era == Era::Legacy
-            && self.shared.view.load().modern.is_some()
-            && error.kind != UpstreamErrorKind::AtCapacity
-        {
-            tracing::info!(server = %self.name(), "the server refuses the session-based revisions; its legacy clients use the modern link");
-            self.publish(|view| {
-                view.legacy = None;
-                view.legacy_refused = true;
-                view.catalog_version += 1;
-            });
         }
         if self.links().iter().all(|link| link.is_closed()) {
             self.retry = Some(retry_at);
@@ -627,6 +603,30 @@ impl Owner {
                 }
             });
         }
+        self.answer_waiting(key, &error);
+    }
+
+    /// Whether a modern server is there and will not speak as in the session-based revisions.
+    fn is_refusal(&self, error: &UpstreamError) -> bool {
+        let is_open = |link: &Arc<Link>| link.key().era == Era::Modern && !link.is_closed();
+        match error.kind {
+            UpstreamErrorKind::Garbage | UpstreamErrorKind::Timeout => self.shared.view.load().modern.is_some(),
+            UpstreamErrorKind::Lost => self.links().iter().any(is_open),
+            _ => false,
+        }
+    }
+
+    fn refused(&mut self, key: &LinkKey, error: &UpstreamError) {
+        tracing::info!(server = %self.name(), "the server refuses the session-based revisions ({error}); its legacy clients use the modern link");
+        self.publish(|view| {
+            view.legacy = None;
+            view.legacy_refused = true;
+            view.catalog_version += 1;
+        });
+        self.answer_waiting(key, error);
+    }
+
+    fn answer_waiting(&mut self, key: &LinkKey, error: &UpstreamError) {
         if let Some(waiting) = self.opening.remove(key) {
             for reply in waiting.replies {
                 let _ = reply.send(Err(UpstreamError::new(error.kind, error.outcome, error.message.clone())));
@@ -658,7 +658,7 @@ impl Owner {
             LinkEvent::Push { link, message } => {
                 if let Some(link) = self.links().into_iter().find(|open| open.id == link) {
                     self.tasks.spawn(async move {
-                        let _ = tokio::time::timeout(SETTLE * 100, link.push(Worker::CONTROL, message)).await;
+                        let _ = link.push(Worker::CONTROL, message).await;
                         Done::Other
                     });
                 }
@@ -718,7 +718,7 @@ impl Owner {
 
     /// Takes a link out of its pool.
     fn forget(&mut self, id: u64) -> Option<Arc<Link>> {
-        let mut pools = HashMap::clone(&self.shared.pools.load());
+        let mut pools = Pools::clone(&self.shared.pools.load());
         let mut found = None;
         pools.retain(|_, pool| {
             let links = pool.links.load();
@@ -759,8 +759,11 @@ impl Owner {
                 self.closed(link.id, "the connection broke", End::Died);
                 continue;
             }
-            let haunted = link.is_haunted() && !link.is_occupied() && link.idle_for() > server.timeout.idle;
-            let unused = link.in_flight() == 0 && link.idle_for() > server.idle_stop;
+            let free = link.in_flight() == 0 && !link.is_occupied();
+            let haunted = free && link.is_haunted() && link.idle_for() > server.timeout.idle;
+            // A subscription is a use: what it brings comes over the link.
+            let subscribed = self.shared.remembered.has_subscriptions(link.key());
+            let unused = free && !subscribed && link.idle_for() > server.idle_stop;
             let spare = match server.transport {
                 Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
                 Transport::Http(_) => *link.key() != self.primary,
@@ -772,6 +775,12 @@ impl Owner {
         }
         if self.links().is_empty() && self.opening.is_empty() && matches!(self.shared.view.load().state, State::Ready) {
             self.publish(|view| view.state = State::Idle);
+        }
+        if let Some(noting) = self.tried().filter(|_| !std::mem::replace(&mut self.noted, true)) {
+            self.tasks.spawn(async move {
+                noting.await;
+                Done::Other
+            });
         }
         if Instant::now() >= self.refresh_at {
             self.refresh_at = Instant::now() + self.environment.catalog.refresh;
@@ -889,8 +898,14 @@ impl Owner {
                     .copied()
                     .filter(|&kind| before.as_ref().is_none_or(|before| !same(before, &catalog, kind)))
                     .collect();
+                let max_sets = self.environment.catalog.max_capability_sets.max(1);
                 self.publish(|view| {
                     let mut catalogs = HashMap::clone(&view.catalogs);
+                    if !catalogs.contains_key(&catalog_key) && catalogs.len() >= max_sets {
+                        // A call opened a link for one set more: the one learned longest ago makes room.
+                        let oldest = catalogs.iter().min_by_key(|(_, catalog)| catalog.learned_ms).map(|(key, _)| *key);
+                        oldest.map(|key| catalogs.remove(&key));
+                    }
                     catalogs.insert(catalog_key, Arc::clone(&catalog));
                     view.catalogs = Arc::new(catalogs);
                     if !changed.is_empty() || !view.fresh {
@@ -943,8 +958,31 @@ impl Owner {
         });
     }
 
+    /// Notes for the next run that the server was tried and never listed anything.
+    fn tried(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let learned = !self.shared.view.load().catalogs.is_empty();
+        if learned || self.shared.tried {
+            return None;
+        }
+        let record = StoredCatalog {
+            server: self.name().to_string(),
+            identity: self.shared.server.identity(),
+            capabilities: TRIED.to_owned(),
+            body: "{}".to_owned(),
+            learned_ms: self.environment.clock.unix_ms(),
+        };
+        let store = Arc::clone(&self.environment.store);
+        Some(async move {
+            // Without it the next start waits for the server once more.
+            let _ = store.save(record).await;
+        })
+    }
+
     async fn stop(&mut self) {
         self.publish(|view| view.state = State::Stopped);
+        if let Some(noting) = self.tried() {
+            noting.await;
+        }
         for (_, watcher) in self.watchers.drain() {
             watcher.abort();
         }

@@ -160,7 +160,7 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         state: view.state.word().to_owned(),
         retry_ms,
         era: match (&view.modern, &view.legacy) {
-            (Some(modern), _) if modern.offers_legacy() && !view.legacy_refused => Some("both".to_owned()),
+            (Some(_), Some(_)) => Some("both".to_owned()),
             (Some(_), _) => Some("modern".to_owned()),
             (None, Some(_)) => Some("legacy".to_owned()),
             (None, None) => None,
@@ -176,7 +176,9 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         links: links.len(),
         calls: handle.in_flight(),
         processes: links.iter().filter_map(|link| link.process_id()).collect(),
-        error: down.or_else(unlisted),
+        error: down
+            .or_else(unlisted)
+            .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}"))),
     }
 }
 

@@ -59,13 +59,14 @@ impl Signals {
 async fn serve(origin: Origin, config: Config, doors: Doors, log: LogControl) -> Result<Exit, Failure> {
     // Before anything is opened: a signal must not find a half-open house without anybody to close it.
     let mut signals = Signals::new()?;
-    let house = House::open(Arc::new(config), doors).await?;
-    announce(&house, &origin);
     let files = match &origin {
         Origin::Files(files) => files.clone(),
         Origin::Demo => Vec::new(),
     };
+    // Before anybody can know that we run: a file that is changed from then on is seen.
     let mut watch = reload::Watch::new(&files);
+    let house = House::open(Arc::new(config), doors).await?;
+    announce(&house, &origin);
     let busy = {
         let gateway = house.gateway.clone();
         move || {

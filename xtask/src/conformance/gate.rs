@@ -33,9 +33,8 @@ pub(super) struct Processes {
 
 impl Processes {
     /// Starts both and waits until they are ready.
-    /// `name` is the directory of this run under `target/conformance`, emptied before and kept afterwards;
-    /// `revision` is what the gateway speaks to the server, which has all of them.
-    pub(super) fn start(workspace: &Workspace, name: &str, revision: &str) -> Result<Self> {
+    /// `name` is the directory of this run under `target/conformance`, emptied before and kept afterwards.
+    pub(super) fn start(workspace: &Workspace, name: &str) -> Result<Self> {
         let binary = std::env::var_os(BINARY_VARIABLE)
             .map_or_else(|| workspace.target_directory().join("debug/fairlead"), PathBuf::from);
         if !binary.is_file() {
@@ -48,7 +47,7 @@ impl Processes {
         }
         std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let config = directory.join("fairlead.yaml");
-        std::fs::write(&config, configuration(gateway_address, server_address, revision))?;
+        std::fs::write(&config, configuration(gateway_address, server_address))?;
 
         let mut server = Running::start(
             "the feature server",
@@ -84,10 +83,9 @@ impl Processes {
     }
 }
 
-fn configuration(gateway: SocketAddr, server: SocketAddr, revision: &str) -> String {
+fn configuration(gateway: SocketAddr, server: SocketAddr) -> String {
     format!(
-        "listen: {{ address: {gateway} }}\nadmin: off\ndata_dir: data\nservers:\n  {SERVER}:\n    \
-         url: http://{server}/mcp\n    protocol: \"{revision}\"\n"
+        "listen: {{ address: {gateway} }}\nadmin: off\ndata_dir: data\nservers:\n  {SERVER}:\n    url: http://{server}/mcp\n"
     )
 }
 

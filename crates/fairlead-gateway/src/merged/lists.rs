@@ -102,7 +102,7 @@ fn result(kind: ListingKind, items: &[Bytes], next: Option<&str>, missing: Optio
 }
 
 /// `"io.modelcontextprotocol/serverInfo": ...` with the gateway's own name.
-pub(crate) fn server_info_member() -> String {
+fn server_info_member() -> String {
     format!("\"io.modelcontextprotocol/serverInfo\":{}", own_info())
 }
 

@@ -22,19 +22,31 @@ use std::{
     collections::HashMap,
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::Sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, Sleep},
+};
 
-/// Questions of the GET stream that wait for a caller who reads slowly.
-const SIDE_QUEUE: usize = 8;
+/// Messages of the GET stream that wait for a caller who reads slowly.
+const SIDE_QUEUE: usize = 32;
+/// How long the answer of a call that logs on the GET stream waits for what was logged before it: the
+/// two streams have no common order.
+const LATE_LOGS: Duration = Duration::from_millis(50);
 /// Longest text of a failed answer that is read for the log.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Shortest and longest wait before a broken GET stream is opened again.
 const STREAM_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How long closing a session may take.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// How long the rest of an answer that nobody needs is read, so that its connection can be used again.
+const REST_TIME: Duration = Duration::from_millis(500);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_AND_SSE: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
@@ -57,9 +69,12 @@ struct Shared {
     inbound: Arc<Inbound>,
     max_message: usize,
     calls: Mutex<Calls>,
+    /// A log level was set: log messages may come on the GET stream.
+    logs: AtomicBool,
 }
 
-/// Calls a question on the GET stream may belong to. Kept only where the caller can be asked.
+/// Calls a question or a log message on the GET stream may belong to. Kept only where the caller can
+/// be asked or wants to hear.
 #[derive(Default)]
 struct Calls {
     open: HashMap<u64, mpsc::Sender<Frame>>,
@@ -86,6 +101,7 @@ impl HttpWire {
                 inbound,
                 max_message,
                 calls: Mutex::default(),
+                logs: AtomicBool::new(false),
             }),
             stream: Mutex::new(None),
         }
@@ -109,8 +125,11 @@ impl HttpWire {
         for (name, value) in prepared.headers {
             headers.append(name, value);
         }
-        let may_ask = prepared.method.may_ask() && shared.inbound.key.capabilities.asks_anything();
-        let side = may_ask.then(|| Side::enter(&shared, prepared.id));
+        if prepared.method == Method::SetLevel {
+            shared.logs.store(true, Ordering::Relaxed);
+        }
+        let listens = shared.inbound.key.capabilities.asks_anything() || shared.logs.load(Ordering::Relaxed);
+        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id));
         let response = shared.clients.of(worker).request(request);
         let answer = AnswerStream {
             state: State::Head(response),
@@ -122,7 +141,7 @@ impl HttpWire {
             retry: STREAM_RETRY.0,
             resumes: 0,
         };
-        HttpExchange { answer, side }
+        HttpExchange { answer, side, logged: false, held: None }
     }
 
     /// Whether a call was given up that the server may still ask about.
@@ -222,8 +241,8 @@ impl Shared {
         let request = self.post(message);
         let response = self.clients.of(worker).request(request).await.map_err(transport_error)?;
         let status = response.status();
-        // Read to the end so that the connection can be used again.
-        let _ = collect(response.into_body(), MAX_ERROR_BODY).await;
+        // Read to the end so that the connection can be used again, unless the server keeps it open.
+        let _ = tokio::time::timeout(REST_TIME, collect(response.into_body(), MAX_ERROR_BODY)).await;
         if status.is_success() {
             return Ok(());
         }
@@ -250,13 +269,15 @@ impl Shared {
         self.inbound.tell(LinkEvent::Push { link: self.inbound.link, message: answer });
     }
 
-    /// A question on the GET stream names no call. With one call open, and none given up, it is
-    /// that call's.
+    /// What comes on the GET stream names no call. With one call open, and none given up, it is that
+    /// call's.
+    fn sole_call(&self) -> Option<mpsc::Sender<Frame>> {
+        let calls = self.calls.lock().expect("invariant: no panic under this lock");
+        if calls.open.len() == 1 && !calls.given_up { calls.open.values().next().cloned() } else { None }
+    }
+
     fn untied_question(&self, frame: &Frame) {
-        let sole = {
-            let calls = self.calls.lock().expect("invariant: no panic under this lock");
-            if calls.open.len() == 1 && !calls.given_up { calls.open.values().next().cloned() } else { None }
-        };
+        let sole = self.sole_call();
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {
@@ -332,6 +353,12 @@ impl Shared {
     fn unrelated(&self, data: Bytes) {
         match Frame::parse(data, &Limits::default()) {
             Ok(frame) => match frame.kind() {
+                Kind::Notification if frame.method_class() == Method::LogMessage => {
+                    let told = self.sole_call().is_some_and(|call| call.try_send(frame.clone()).is_ok());
+                    if !told {
+                        self.inbound.notification(frame);
+                    }
+                }
                 Kind::Notification => self.inbound.notification(frame),
                 Kind::Request => self.untied_question(&frame),
                 Kind::Result | Kind::Error => {}
@@ -416,7 +443,8 @@ impl AnswerStream {
                 State::Head(response) => {
                     let response = response.await.map_err(|error| {
                         self.shared.inbound.tell(LinkEvent::Suspect { link: self.shared.inbound.link });
-                        transport_error(error)
+                        // The request itself was taken before its stream was picked up again.
+                        if self.resumes > 0 { broken().because(error) } else { transport_error(error) }
                     })?;
                     self.head(response)?;
                 }
@@ -515,7 +543,7 @@ impl AnswerStream {
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             return Err(UpstreamError::new(
                 UpstreamErrorKind::Unavailable,
-                Outcome::NotMade,
+                self.refused_outcome(),
                 format!("it refuses the gateway's credentials (HTTP {})", status.as_u16()),
             ));
         }
@@ -532,7 +560,13 @@ impl AnswerStream {
 
     fn session_lost(&self) -> UpstreamError {
         self.shared.inbound.closed("the server forgot the session", End::Forgotten);
-        UpstreamError::new(UpstreamErrorKind::SessionLost, Outcome::NotMade, "it forgot the session")
+        UpstreamError::new(UpstreamErrorKind::SessionLost, self.refused_outcome(), "it forgot the session")
+    }
+
+    /// What a refusal says of the call: one that meets the request itself, that nothing was done; one
+    /// that meets a stream picked up again comes after the request was taken.
+    fn refused_outcome(&self) -> Outcome {
+        if self.resumes > 0 { Outcome::Unknown } else { Outcome::NotMade }
     }
 
     fn json(&self, bytes: Bytes, status: StatusCode) -> Result<Item, UpstreamError> {
@@ -579,6 +613,7 @@ impl AnswerStream {
     fn event(&mut self, data: Bytes) -> Result<Option<Item>, UpstreamError> {
         let frame = Frame::parse(data, &Limits::default())
             .map_err(|error| garbage("a message of its event stream is not JSON-RPC").because(error))?;
+        self.shared.inbound.hear();
         match frame.kind() {
             Kind::Result | Kind::Error => {
                 self.check_id(&frame)?;
@@ -612,11 +647,15 @@ pub(crate) struct HttpExchange {
     answer: AnswerStream,
     /// Questions of the GET stream that can only be this call's.
     side: Option<Side>,
+    /// A log message of the call came on the GET stream.
+    logged: bool,
+    /// The answer, and until when more of the call is waited for.
+    held: Option<(Final, Instant)>,
 }
 
-/// A call's place among those the server may ask about on its GET stream.
+/// A call's place among those that messages on the GET stream may belong to.
 struct Side {
-    questions: mpsc::Receiver<Frame>,
+    messages: mpsc::Receiver<Frame>,
     shared: Arc<Shared>,
     id: u64,
     answered: bool,
@@ -624,9 +663,9 @@ struct Side {
 
 impl Side {
     fn enter(shared: &Arc<Shared>, id: u64) -> Self {
-        let (sender, questions) = mpsc::channel(SIDE_QUEUE);
+        let (sender, messages) = mpsc::channel(SIDE_QUEUE);
         shared.calls.lock().expect("invariant: no panic under this lock").open.insert(id, sender);
-        Self { questions, shared: Arc::clone(shared), id, answered: false }
+        Self { messages, shared: Arc::clone(shared), id, answered: false }
     }
 }
 
@@ -644,14 +683,31 @@ impl HttpExchange {
     /// The next message. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
         let Some(side) = &mut self.side else { return self.answer.next().await };
-        tokio::select! {
-            biased;
-            item = self.answer.next() => {
-                side.answered |= matches!(item, Ok(Item::Final(_)));
-                item
+        if self.held.is_none() {
+            tokio::select! {
+                biased;
+                item = self.answer.next() => match item {
+                    Ok(Item::Final(answer)) => {
+                        side.answered = true;
+                        // What the server logged before it answered may come after the answer.
+                        let wait = if self.logged { LATE_LOGS } else { Duration::ZERO };
+                        self.held = Some((answer, Instant::now() + wait));
+                    }
+                    item => return item,
+                },
+                Some(message) = side.messages.recv() => {
+                    self.logged |= message.kind() == Kind::Notification;
+                    return Ok(Item::Message(message));
+                }
             }
-            Some(question) = side.questions.recv() => Ok(Item::Message(question)),
         }
+        if let Some((_, until)) = &self.held
+            && let Ok(Some(message)) = tokio::time::timeout_at(*until, side.messages.recv()).await
+        {
+            return Ok(Item::Message(message));
+        }
+        let (answer, _) = self.held.take().expect("invariant: held above");
+        Ok(Item::Final(answer))
     }
 
     /// Gives the exchange up: a modern server takes the closed stream as the cancellation.

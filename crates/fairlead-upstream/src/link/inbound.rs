@@ -29,6 +29,8 @@ pub(crate) struct Inbound {
     pub(crate) events: mpsc::Sender<LinkEvent>,
     /// 0: nobody used the link yet; `u64::MAX`: several did; else the one client that did.
     pub(crate) sole_user: AtomicU64,
+    /// Messages that came in besides plain answers: a sign of life.
+    heard: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -43,7 +45,25 @@ pub(crate) enum Verdict {
 
 impl Inbound {
     pub(crate) fn new(link: u64, server: ServerName, key: LinkKey, events: mpsc::Sender<LinkEvent>) -> Self {
-        Self { link, server, key, events, sole_user: AtomicU64::new(0), closed: AtomicBool::new(false) }
+        Self {
+            link,
+            server,
+            key,
+            events,
+            sole_user: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that the server said something.
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that differs when the server said something in between.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -73,6 +93,7 @@ impl Inbound {
     /// stream of a POST). `sole`: exactly one call can have caused it.
     pub(crate) fn question(&self, frame: &Frame, tied: bool, sole: bool) -> Verdict {
         let id = frame.id().unwrap_or("null");
+        let mut answerable = true;
         match frame.method_class() {
             Method::Ping => return Verdict::Answer(message::result(id, "{}")),
             Method::RootsList => {
@@ -83,13 +104,15 @@ impl Inbound {
                 if self.key.capabilities.has_roots() {
                     self.tell(LinkEvent::AsksRoots);
                 }
+                // What one client answers would stay with a link that others use as well.
+                answerable = self.sole_user.load(Ordering::Relaxed) != u64::MAX;
             }
             Method::CreateMessage | Method::ElicitationCreate if !tied && self.key.capabilities.asks_anything() => {
                 self.tell(LinkEvent::AsksUntied);
             }
             _ => {}
         }
-        if (tied || sole) && self.key.capabilities.asks_anything() {
+        if answerable && (tied || sole) && self.key.capabilities.asks_anything() {
             return Verdict::Ask;
         }
         self.tell(LinkEvent::Declined);

@@ -7,7 +7,10 @@
 use crate::{
     event::End,
     exchange::{Final, Item, Prepared},
-    link::inbound::{Inbound, Verdict},
+    link::{
+        inbound::{Inbound, Verdict},
+        salvage,
+    },
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -54,6 +57,8 @@ struct Pending {
     /// Given up by their caller, not answered yet: while there are any, an untied question could
     /// belong to one of them.
     ghosts: Vec<u64>,
+    /// Calls whose answer came and cannot be used, until their callers have taken note.
+    broken: HashMap<u64, UpstreamErrorKind>,
 }
 
 /// A call in flight.
@@ -270,11 +275,17 @@ impl Reader {
         let limits = Limits::default();
         loop {
             match lines.next_line().await {
-                Ok(Some(Line::Text(line))) => match Frame::parse(line, &limits) {
+                Ok(Some(Line::Text(line))) => match Frame::parse(line.clone(), &limits) {
                     Ok(frame) => self.sort(frame),
-                    Err(error) => self.note_junk(&error.to_string()),
+                    Err(error) => {
+                        self.fail(&line, UpstreamErrorKind::Garbage);
+                        self.note_junk(&error.to_string());
+                    }
                 },
-                Ok(Some(Line::TooLong { .. })) => self.note_junk("a line is over `max_message`"),
+                Ok(Some(Line::TooLong { head })) => {
+                    self.fail(&head, UpstreamErrorKind::TooLarge);
+                    self.note_junk("a line is over `max_message`");
+                }
                 Ok(None) => return,
                 Err(error) => {
                     tracing::debug!(server = %self.inbound.server, %error, "reading the server's output failed");
@@ -282,6 +293,16 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Ends the call that a line which is no message was the answer to, where that can be told.
+    fn fail(&self, line: &[u8], kind: UpstreamErrorKind) {
+        let Some(id) = salvage::id_of(line) else { return };
+        let mut pending = self.pending.lock().expect("invariant: no panic under this lock");
+        if pending.calls.remove(&id).is_some() {
+            pending.broken.insert(id, kind);
+        }
+        pending.ghosts.retain(|ghost| *ghost != id);
     }
 
     fn note_junk(&self, what: &str) {
@@ -293,6 +314,7 @@ impl Reader {
     }
 
     fn sort(&self, frame: Frame) {
+        self.inbound.hear();
         match frame.kind() {
             Kind::Result | Kind::Error => self.answer(frame),
             Kind::Request => self.question(&frame),
@@ -396,7 +418,14 @@ impl StdioExchange {
             }
             None => {
                 self.finished = true;
-                Err(lost(Outcome::Unknown))
+                let mut pending = self.pending.lock().expect("invariant: no panic under this lock");
+                Err(match pending.broken.remove(&self.id) {
+                    Some(kind @ UpstreamErrorKind::TooLarge) => {
+                        UpstreamError::new(kind, Outcome::Unknown, "its answer is larger than `max_message`")
+                    }
+                    Some(kind) => UpstreamError::new(kind, Outcome::Unknown, "its answer is not JSON-RPC"),
+                    None => lost(Outcome::Unknown),
+                })
             }
         }
     }
@@ -408,6 +437,7 @@ impl Drop for StdioExchange {
             return;
         }
         let Ok(mut pending) = self.pending.lock() else { return };
+        pending.broken.remove(&self.id);
         if pending.calls.remove(&self.id).is_some() && self.method.may_ask() {
             if pending.ghosts.len() >= MAX_GHOSTS {
                 pending.ghosts.remove(0);

@@ -150,7 +150,6 @@ async fn a_client_that_never_reads_its_stream_costs_a_bounded_queue() {
         let params = json!({"uri": "test://resource/0", "_meta": {"filling": filling}});
         server.notify("notifications/resources/updated", &params).await;
     }
-    for _ in 0..20 { eprintln!("DBG {}", gateway.resident_bytes().saturating_sub(before) >> 20); tokio::time::sleep(Duration::from_millis(200)).await; }
     // It comes on the same stream, after all of the others.
     eventually_some(PATIENCE, "the other client is told", async || {
         server.notify("notifications/resources/updated", &uri(1)).await;
@@ -193,7 +192,6 @@ async fn a_client_that_never_reads_its_call_holds_up_nobody_else() {
             client.call(&format!("{server}__tool_0"), json!({})).await.unwrap();
             assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
             tokio::time::sleep(Duration::from_millis(50)).await;
-            eprintln!("DBG {server} {}", gateway.resident_bytes().saturating_sub(before) >> 20);
         }
         let grown = gateway.resident_bytes().saturating_sub(before);
         println!("{server}: a flood that nobody reads cost {grown} bytes");

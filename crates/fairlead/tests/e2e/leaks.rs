@@ -54,15 +54,18 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
         StdioServer::new(lingering().stdio(StdioScript { stubborn: true, grandchildren: 1, ..Default::default() }));
     let shell = StdioServer::new(lingering());
     let remote = ScriptedServer::start(lingering()).await;
-    let script = shell.yaml().rsplit_once("args: [").unwrap().1.trim_end_matches(']').trim_matches('"').to_owned();
+    let command = |server: &StdioServer| {
+        let script = server.yaml().rsplit_once("args: [").unwrap().1.trim_end_matches(']').trim_matches('"').to_owned();
+        format!("{} {script}", scripted_program().display())
+    };
     let capped = format!("max_sessions: {CAP}");
     let yaml = format!(
         "servers:\n  family: {{ {}, {capped} }}\n  stubborn: {{ {}, {capped} }}\n  \
-         shell: {{ command: sh, args: [\"-c\", \"{} {script}; true\"], {capped}, share: per_session }}\n  \
+         shell: {{ command: sh, args: [\"-c\", \"{}; true\"], {capped}, share: per_session }}\n  \
          remote: {{ url: \"{}\", {capped} }}\n",
         family.yaml(),
         stubborn.yaml(),
-        scripted_program().display(),
+        command(&shell),
         remote.url()
     );
     let mut gateway = Gateway::start(&yaml).await;
@@ -74,12 +77,14 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
     // Never more processes than configured, however short the moment.
     let watching = Arc::new(AtomicBool::new(true));
     let (mark, watched) = (gateway.mark().to_owned(), Arc::clone(&watching));
+    let commands = [&family, &stubborn, &shell].map(command);
     let watcher = std::thread::spawn(move || {
-        let mut most = 0;
+        let mut most = [0; 3];
         while watched.load(Ordering::Relaxed) {
-            let servers =
-                processes::marked(&mark).iter().filter(|process| process.command.contains("script.json")).count();
-            most = most.max(servers);
+            let all = processes::marked(&mark);
+            for (most, command) in most.iter_mut().zip(&commands) {
+                *most = all.iter().filter(|process| process.command == *command).count().max(*most);
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         most
@@ -124,9 +129,9 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
 
     watching.store(false, Ordering::Relaxed);
     let most = watcher.join().unwrap();
-    // Guard and server each name the script; the shell's command line does as well.
-    println!("at most {most} processes with a script");
-    assert!(most <= CAP * 2 * 3 + CAP, "{most} processes");
+    println!("at most {most:?} processes of each server");
+    assert!(most.iter().all(|most| (1..=CAP).contains(most)), "{most:?} processes");
+    assert_eq!(most[2], CAP, "sessions of their own reach the cap");
     for (what, server, each) in [("family", &family, 3), ("stubborn", &stubborn, 2), ("shell", &shell, 1)] {
         assert!(server.living().len() <= CAP * each, "{what}: {:?}", server.living());
         assert!(!server.living().is_empty(), "{what} runs");

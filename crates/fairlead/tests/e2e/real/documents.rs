@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::servers::SERVERS;
+use super::servers::Server;
 use crate::support::MODERN;
 
 /// Through which endpoint the client looked.
@@ -19,11 +19,11 @@ pub(crate) enum View {
 /// The lists of a document.
 const LISTS: [&str; 4] = ["tools", "resources", "templates", "prompts"];
 
-/// What the documents of all servers become behind `/mcp`.
-pub(crate) fn merged(documents: &[&Value]) -> Value {
+/// What the documents of these servers become behind `/mcp`.
+pub(crate) fn merged(servers: &[&Server], documents: &[&Value]) -> Value {
     let mut whole = Map::new();
     for list in LISTS {
-        let entries = SERVERS.iter().zip(documents).flat_map(|(server, document)| {
+        let entries = servers.iter().zip(documents).flat_map(|(server, document)| {
             let entries = document[list].as_array().cloned().unwrap_or_default();
             entries.into_iter().map(move |mut entry| {
                 if matches!(list, "tools" | "prompts") {
@@ -34,7 +34,7 @@ pub(crate) fn merged(documents: &[&Value]) -> Value {
         });
         whole.insert(list.to_owned(), entries.collect());
     }
-    let results = SERVERS.iter().zip(documents).flat_map(|(server, document)| {
+    let results = servers.iter().zip(documents).flat_map(|(server, document)| {
         let results = document["results"].as_array().cloned().unwrap_or_default();
         // What nobody has is refused by the gateway, in its own words.
         let known = results.into_iter().filter(|result| !is_unknown(&result["name"]));

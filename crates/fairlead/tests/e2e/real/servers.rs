@@ -90,9 +90,15 @@ impl World {
         text
     }
 
-    /// The configuration of a gateway in front of all five.
-    pub(crate) fn gateway_config(&self) -> String {
-        self.config.clone()
+    /// The configuration of a gateway in front of these.
+    pub(crate) fn gateway_config(&self, servers: &[&Server]) -> String {
+        let is_wanted = |block: &&str| {
+            let wanted = |server: &&Server| block.lines().any(|line| line == format!("  {}:", server.name));
+            servers.iter().any(wanted)
+        };
+        let blocks: Vec<_> = self.config.split("\n\n").filter(is_wanted).collect();
+        assert_eq!(blocks.len(), servers.len(), "a block of the example for each server:\n{}", self.config);
+        format!("servers:\n{}\n", blocks.join("\n\n").trim_start_matches("servers:\n"))
     }
 }
 
@@ -138,36 +144,36 @@ pub(crate) struct Server {
     operations: fn(&World) -> Vec<Operation>,
 }
 
-pub(crate) const SERVERS: &[Server] = &[
-    Server {
+pub(crate) const SERVERS: [&Server; 5] = [
+    &Server {
         name: "everything",
         package: "@modelcontextprotocol/server-everything",
         program: "servers-npm/node_modules/.bin/mcp-server-everything",
         modern: false,
         operations: everything,
     },
-    Server {
+    &Server {
         name: "files",
         package: "@modelcontextprotocol/server-filesystem",
         program: "servers-npm/node_modules/.bin/mcp-server-filesystem",
         modern: false,
         operations: files,
     },
-    Server {
+    &Server {
         name: "memory",
         package: "@modelcontextprotocol/server-memory",
         program: "servers-npm/node_modules/.bin/mcp-server-memory",
         modern: false,
         operations: memory,
     },
-    Server {
+    &Server {
         name: "time",
         package: "mcp-server-time",
         program: "servers-py/bin/mcp-server-time",
         modern: true,
         operations: time,
     },
-    Server {
+    &Server {
         name: "git",
         package: "mcp-server-git",
         program: "servers-py/bin/mcp-server-git",
@@ -255,6 +261,7 @@ fn files(world: &World) -> Vec<Operation> {
 fn memory(_: &World) -> Vec<Operation> {
     // Ends as it began, so that it can be done again.
     vec![
+        call("read_graph", json!({})),
         call(
             "create_entities",
             json!({"entities": [{"name": "Ada", "entityType": "person", "observations": ["writes programs"]}]}),
@@ -262,7 +269,7 @@ fn memory(_: &World) -> Vec<Operation> {
         call("search_nodes", json!({"query": "programs"})),
         Operation::Read("memory://knowledge-graph".to_owned()),
         call("delete_entities", json!({"entityNames": ["Ada"]})),
-        call("read_graph", json!({})),
+        call("search_nodes", json!({"query": "programs"})),
     ]
 }
 
