@@ -3,6 +3,7 @@
 use crate::{
     gateway::Gateway,
     session::{CallControl, Session},
+    snapshot::Endpoint,
 };
 use fairlead_core::{Code, Refusal};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ pub(crate) fn gateway(gateway: &Gateway) -> Result<(), Refusal> {
 }
 
 /// Enters a call of a session, so that it can be cancelled, within the session's limit.
-pub(crate) fn session(gateway: &Gateway, session: &Session, id: &str) -> Result<Arc<CallControl>, Refusal> {
-    let max = gateway.config().sessions.max_calls;
+pub(crate) fn session(endpoint: &Endpoint, session: &Session, id: &str) -> Result<Arc<CallControl>, Refusal> {
+    let max = endpoint.config.sessions.max_calls;
     session.enter(id, max).ok_or_else(|| {
         Refusal::new(
             Code::TooManyCalls,

@@ -33,6 +33,9 @@ use tokio::{sync::mpsc, time::Instant};
 /// Events that wait for a client that reads slowly; then the server waits too.
 const STREAM_QUEUE: usize = 32;
 
+/// Questions of one call that may be open at the same time.
+const MAX_ASKED: usize = 100;
+
 /// One message as an event.
 pub(crate) fn event(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(message.len() + 24);
@@ -276,13 +279,16 @@ impl Telling {
             return;
         }
         // A question is only ever handed up when the client declared that it can be asked.
-        match Questions::ask(&self.call.gateway, self.call.user, exchange.link(), exchange.questions(), &frame) {
-            Some((asked, question)) if self.call.era == Era::Legacy => {
+        self.asked.retain(Asked::is_open);
+        let may_ask = self.call.era == Era::Legacy && self.asked.len() < MAX_ASKED;
+        let asked = may_ask
+            .then(|| Questions::ask(&self.call.gateway, self.call.user, exchange.link(), exchange.questions(), &frame));
+        match asked.flatten() {
+            Some((asked, question)) => {
                 self.asked.push(asked);
                 let _ = self.out.send(event(&question)).await;
             }
-            other => {
-                drop(other);
+            None => {
                 self.target.upstream.metrics.question(QuestionOutcome::Declined);
                 let id = frame.id().unwrap_or("null");
                 exchange.link().push_soon(message::error(Some(id), -32603, "the caller cannot be asked now", None));

@@ -99,7 +99,13 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     let heard = unheard.exchange().next_before(quiet_until).await;
     let exchange = unheard.exchange.take().expect("invariant: taken once");
     match heard {
-        Ok(Some(Item::Final(answer))) => Begun::Answered { answer, link },
+        Ok(Some(Item::Final(answer))) => {
+            if answer.frame.error_code() == Some(header::HEADER_MISMATCH) {
+                // The tool wants other headers than when it was listed.
+                target.upstream.handle.refresh(call.era, call.capabilities);
+            }
+            Begun::Answered { answer, link }
+        }
         Ok(Some(Item::Message(frame))) => Begun::Spoke { exchange, frame },
         Ok(None) => Begun::Quiet { exchange },
         Err(error) => Begun::Failed(error),

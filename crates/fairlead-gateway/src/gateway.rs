@@ -3,6 +3,7 @@
 use crate::{
     body::Body,
     listen::{self, Door},
+    pipeline,
     questions::Questions,
     relay,
     seal::{KEY_LEN, Sealer},
@@ -146,7 +147,15 @@ impl Gateway {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let idle = sweeper.config().sessions.idle;
-                sweeper.0.sessions.sweep(idle);
+                let gone = sweeper.0.sessions.sweep(idle);
+                let releasing = async {
+                    for session in &gone {
+                        pipeline::release(&sweeper, Worker::CONTROL, session, &session.subscriptions()).await;
+                    }
+                };
+                if tokio::time::timeout(SWEEP, releasing).await.is_err() {
+                    tracing::debug!("servers are slow to hear which subscriptions are over");
+                }
                 sweeper.0.questions.sweep();
             }
         });

@@ -66,7 +66,7 @@ async fn route(
             pipeline::post(gateway, worker, endpoint, caller, &head.headers, bytes).await
         }
         Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers)).await,
-        Method::DELETE => Box::pin(pipeline::delete(gateway, endpoint, &caller, &head.headers)).await,
+        Method::DELETE => Box::pin(pipeline::delete(gateway, worker, endpoint, &caller, &head.headers)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     admit, answer,
     body::Body,
     call::Call,
+    capabilities,
     gateway::Gateway,
     hello, list_page, listen, listening, relay, resolve,
     response::{json, refuse, refuse_call, stream},
@@ -69,6 +70,7 @@ pub(crate) async fn get(
 /// A DELETE: the end of a legacy session.
 pub(crate) async fn delete(
     gateway: &Gateway,
+    worker: Worker,
     endpoint: &Arc<Endpoint>,
     caller: &Caller,
     headers: &HeaderMap,
@@ -77,8 +79,19 @@ pub(crate) async fn delete(
         return Err(Refusal::new(Code::HttpMethod, "the revision of 2026-07-28 has no sessions"));
     }
     let session = find_session(gateway, endpoint, caller, headers).await?;
+    let subscriptions = session.subscriptions();
     gateway.sessions().end(&session);
+    release(gateway, worker, &session, &subscriptions).await;
     Ok(crate::response::empty(StatusCode::OK))
+}
+
+/// Tells servers that a session that is gone waits for none of these updates any more.
+pub(crate) async fn release(gateway: &Gateway, worker: Worker, session: &Arc<Session>, subscriptions: &[String]) {
+    let snapshot = gateway.snapshot();
+    let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
+    let headers = HeaderMap::new();
+    let entry = Entry { gateway, worker, endpoint, caller: session.caller.clone(), headers: &headers };
+    session_state::release(subscriptions, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
 /// What every message of one request shares.
@@ -104,6 +117,7 @@ impl Entry<'_> {
         }
         let method = frame.method_class();
         let call = self.call(frame, None);
+        know_who_serves(&call).await;
         match method {
             Method::Discover => Box::pin(hello::discover(&call)).await,
             Method::ToolsList => Box::pin(list_page::answer(&call, ListingKind::Tools)).await,
@@ -167,7 +181,7 @@ impl Entry<'_> {
         match frame.kind() {
             Kind::Request => {
                 admit::gateway(self.gateway)?;
-                let control = admit::session(self.gateway, &session, frame.id().unwrap_or("null"))?;
+                let control = admit::session(self.endpoint, &session, frame.id().unwrap_or("null"))?;
                 let mut call = self.call(frame, Some(session));
                 call.control = Some(control);
                 Ok(legacy_request(call).await)
@@ -262,6 +276,7 @@ impl Entry<'_> {
 
 /// A request within a legacy session.
 async fn legacy_request(call: Call) -> Response<Body> {
+    know_who_serves(&call).await;
     match call.frame.method_class() {
         Method::Ping => json(StatusCode::OK, message::result(call.id(), "{}")),
         Method::ToolsList => Box::pin(list_page::answer(&call, ListingKind::Tools)).await,
@@ -274,6 +289,18 @@ async fn legacy_request(call: Call) -> Response<Body> {
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => forward(call).await,
         Method::Other if resolve::is_same_era_single(&call) => forward(call).await,
         _ => unknown_method(&call),
+    }
+}
+
+/// What only the server knows is passed on where server and client are of one era: on the path of a
+/// server that was never heard of, such a request waits for that to be known.
+async fn know_who_serves(call: &Call) {
+    let is_passed_on = matches!(
+        call.frame.method_class(),
+        Method::Listen | Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
+    );
+    if is_passed_on && call.endpoint.is_single() {
+        Box::pin(capabilities::wait_for_peers(&call.endpoint, call.era, call.capabilities)).await;
     }
 }
 

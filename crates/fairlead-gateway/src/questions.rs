@@ -56,13 +56,29 @@ pub(crate) struct Asked {
     id: u64,
 }
 
+impl Asked {
+    /// Whether it still waits for its answer.
+    pub(crate) fn is_open(&self) -> bool {
+        self.questions.upgrade().is_some_and(|inner| inner.questions.lock().contains_key(&self.id))
+    }
+}
+
 impl Drop for Asked {
     fn drop(&mut self) {
         let Some(inner) = self.questions.upgrade() else { return };
         let open = inner.questions.lock().remove(&self.id);
-        if let Some(Open { asker: Asker::Server { link, id, count }, .. }) = open {
+        if let Some(open) = open {
+            open.asker.give_up("the caller went away");
+        }
+    }
+}
+
+impl Asker {
+    /// Tells whoever asked that there will be no answer.
+    fn give_up(self, reason: &str) {
+        if let Asker::Server { link, id, count } = self {
             count.settled();
-            link.push_soon(message::error(Some(&id), -32603, "the caller went away", None));
+            link.push_soon(message::error(Some(&id), -32603, reason, None));
         }
     }
 }
@@ -134,8 +150,11 @@ impl Questions {
         }
     }
 
-    /// Forgets questions that are far too old.
+    /// Gives up questions that are far too old.
     pub(crate) fn sweep(&self) {
-        self.lock().retain(|_, open| open.since.elapsed() < MAX_AGE);
+        let old: Vec<_> = self.lock().extract_if(|_, open| open.since.elapsed() >= MAX_AGE).collect();
+        for (_, open) in old {
+            open.asker.give_up("the caller did not answer");
+        }
     }
 }

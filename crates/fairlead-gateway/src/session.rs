@@ -366,7 +366,10 @@ impl Sessions {
                 tracing::warn!(%error, "a session's record cannot be read; it is taken for untouched");
                 SessionRecord::default()
             }
-            Err(_) => SessionRecord::default(),
+            Err(_) => {
+                tracing::warn!("the store is too slow to tell of a session; it is taken for untouched");
+                SessionRecord::default()
+            }
         };
         if record.ended {
             return Err(SessionError::Unknown);
@@ -435,7 +438,9 @@ impl Sessions {
     }
 
     /// Forgets sessions that were not used for `idle`: the id stays good, only the memory is freed.
-    pub(crate) fn sweep(&self, idle: Duration) {
+    /// Returns those that had subscriptions.
+    pub(crate) fn sweep(&self, idle: Duration) -> Vec<Arc<Session>> {
+        let mut subscribed = Vec::new();
         let now = self.clock.unix_ms();
         let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         for shard in &self.shards {
@@ -451,8 +456,12 @@ impl Sessions {
                 .collect();
             for session in unused {
                 self.drop_from_memory(&session);
+                if session.has_subscriptions() {
+                    subscribed.push(session);
+                }
             }
         }
+        subscribed
     }
 
     pub(crate) fn len(&self) -> usize {

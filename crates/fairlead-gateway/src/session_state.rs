@@ -60,10 +60,7 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
 
 /// Tells servers what a session had asked for before a restart, or before it was forgotten here.
 pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Call) {
-    let asking = |method: Method, member: &str, value: &str| {
-        let params = format!("{{\"{member}\":{}}}", message::quote(value));
-        Frame::parse(message::request("0", method.as_str(), Some(&params)), &Limits::default()).ok().map(&call)
-    };
+    let asking = |method, member, value: &str| own_request(method, member, value).map(&call);
     let telling = async {
         if let Some(call) = session.log_level().and_then(|level| asking(Method::SetLevel, "level", &level)) {
             set_level(&call).await;
@@ -77,6 +74,33 @@ pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Call) {
     if tokio::time::timeout(LEVEL_WAIT, telling).await.is_err() {
         tracing::warn!("a session that came back has subscriptions that a server was not told of: it is too slow");
     }
+}
+
+/// Unsubscribes from what nobody else waits for. A session that comes back subscribes anew.
+pub(crate) async fn release(subscriptions: &[String], call: impl Fn(Frame) -> Call) {
+    let telling = async {
+        for exposed in subscriptions {
+            let Some(call) = own_request(Method::Unsubscribe, "uri", exposed).map(&call) else { continue };
+            let Ok(target) = resolve::resource(&call, exposed) else { continue };
+            let handle = &target.upstream.handle;
+            if handle.peek().era_for(Era::Legacy) != Some(Era::Legacy) || others_subscribed(&call, exposed) {
+                continue;
+            }
+            if let Ok((key, _)) = ask(&call, &target, call.frame.clone(), target.edits.clone()).await {
+                let uri = target.name.as_deref().unwrap_or(exposed).into();
+                handle.remember(Memory::Unsubscribed { key, uri });
+            }
+        }
+    };
+    if tokio::time::timeout(LEVEL_WAIT, telling).await.is_err() {
+        tracing::debug!("a server was not told that a session is gone: it is too slow");
+    }
+}
+
+/// A request of the gateway's own with one member.
+fn own_request(method: Method, member: &str, value: &str) -> Option<Frame> {
+    let params = format!("{{\"{member}\":{}}}", message::quote(value));
+    Frame::parse(message::request("0", method.as_str(), Some(&params)), &Limits::default()).ok()
 }
 
 /// `resources/subscribe`.

@@ -507,7 +507,9 @@ fn at_capacity(message: String) -> UpstreamError {
 fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {
     let links = pool.links.load();
     if !exclusive {
-        let link = links.iter().find(|link| !link.is_closed())?;
+        // One that somebody has to himself is only taken when there is no other.
+        let open = || links.iter().filter(|link| !link.is_closed());
+        let link = open().find(|link| !link.is_occupied()).or_else(|| open().next())?;
         link.used_by(user);
         return Some(Arc::clone(link));
     }

@@ -46,6 +46,8 @@ const EVENT_QUEUE: usize = 1024;
 const BROADCAST: usize = 1024;
 /// Several list changes in a row are answered by one listing.
 const SETTLE: Duration = Duration::from_millis(30);
+/// Between two listings at least: a server may say that its lists changed each time it is asked for them.
+const RELIST_GAP: Duration = Duration::from_millis(250);
 /// A link that lived at least this long did not fail to start.
 const STEADY: Duration = Duration::from_secs(10);
 /// How long a server may take over a question that is answered at once.
@@ -174,6 +176,7 @@ pub fn start(
         tasks: JoinSet::new(),
         opening: HashMap::new(),
         learning: HashSet::new(),
+        relearn: HashMap::new(),
         suspects: HashSet::new(),
         finding_out: false,
         watchers: HashMap::new(),
@@ -182,6 +185,7 @@ pub fn start(
         primary,
         dirty: Vec::new(),
         relist_at: None,
+        relisted: None,
         refresh_at: Instant::now() + environment.catalog.refresh,
         next_link: 1,
         noted: false,
@@ -254,6 +258,8 @@ struct Owner {
     tasks: JoinSet<Done>,
     opening: HashMap<LinkKey, Waiting>,
     learning: HashSet<CatalogKey>,
+    /// Lists that changed while their catalog was being learned.
+    relearn: HashMap<CatalogKey, Vec<ListingKind>>,
     /// Links that were asked whether they are well.
     suspects: HashSet<u64>,
     /// The era of the server is being found out, by opening the primary link.
@@ -266,6 +272,8 @@ struct Owner {
     primary: LinkKey,
     dirty: Vec<ListingKind>,
     relist_at: Option<Instant>,
+    /// When lists were asked for last because something changed.
+    relisted: Option<Instant>,
     refresh_at: Instant,
     next_link: u64,
     /// It was noted that the server never listed anything.
@@ -409,9 +417,11 @@ impl Owner {
             return;
         }
         self.finding_out = true;
-        // What it spoke last is asked first; a server that only spoke legacy is not asked anew.
+        // What it spoke last is asked first; a server that only spoke legacy is asked anew every
+        // other time after that failed.
         let view = self.shared.view.load();
-        let hint = if view.modern.is_none() && view.legacy.is_some() { Some(Era::Legacy) } else { None };
+        let is_legacy = view.modern.is_none() && view.legacy.is_some() && self.backoff.failures().is_multiple_of(2);
+        let hint = is_legacy.then_some(Era::Legacy);
         drop(view);
         self.open(self.primary.clone(), queued, hint);
     }
@@ -642,7 +652,8 @@ impl Owner {
                 if !self.dirty.contains(&kind) {
                     self.dirty.push(kind);
                 }
-                self.relist_at.get_or_insert(Instant::now() + SETTLE);
+                let earliest = self.relisted.map_or_else(Instant::now, |at| at + RELIST_GAP);
+                self.relist_at.get_or_insert(earliest.max(Instant::now() + SETTLE));
             }
             LinkEvent::ResourceUpdated { key, uri, frame } => {
                 let _ = self.shared.events.send(ServerEvent::ResourceUpdated { key, uri, frame });
@@ -799,6 +810,7 @@ impl Owner {
         if kinds.is_empty() {
             return;
         }
+        self.relisted = Some(Instant::now());
         let mut open: HashMap<CatalogKey, Arc<Link>> = HashMap::new();
         for link in self.links().into_iter().filter(|link| !link.is_closed()) {
             open.entry(catalog_key_of(&link)).or_insert(link);
@@ -824,8 +836,8 @@ impl Owner {
         for (catalog_key, link) in open {
             if self.learning.contains(&catalog_key) {
                 // A listing is under way; what changed meanwhile is looked at after it.
-                self.dirty.clone_from(&kinds);
-                self.relist_at = Some(Instant::now() + SETTLE);
+                let later = self.relearn.entry(catalog_key).or_default();
+                later.extend(kinds.iter().filter(|kind| !later.contains(kind)).copied().collect::<Vec<_>>());
             } else {
                 self.learn_over(&link, catalog_key, &kinds);
             }
@@ -931,6 +943,12 @@ impl Owner {
                     self.relist_at = Some(Instant::now() + self.backoff.failed());
                 }
             }
+        }
+        if let Some(kinds) = self.relearn.remove(&catalog_key)
+            && let Some(link) =
+                self.links().into_iter().find(|link| !link.is_closed() && catalog_key_of(link) == catalog_key)
+        {
+            self.learn_over(&link, catalog_key, &kinds);
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{
     Field, Frame, FrameError, Kind, Limits, Method, Revision, header, message,
-    sse::{SseLimits, SseParser},
+    sse::{SseError, SseLimits, SseParser},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header as h};
 use http_body_util::{BodyExt, Full};
@@ -291,8 +291,10 @@ impl Shared {
 
     async fn listen(&self) {
         let worker = Worker::CONTROL;
-        let mut wait = STREAM_RETRY.0;
+        // What the server asked for, and what is waited as long as it does not keep a stream open.
+        let (mut asked, mut wait) = (STREAM_RETRY.0, STREAM_RETRY.0);
         let mut last_id: Option<HeaderValue> = None;
+        let mut was_open = false;
         loop {
             let mut request = self.request(http::Method::GET, Full::default());
             request.headers_mut().insert(h::ACCEPT, SSE);
@@ -301,7 +303,8 @@ impl Shared {
             }
             match self.clients.of(worker).request(request).await {
                 Ok(response) if response.status().is_success() && is_sse(&response) => {
-                    wait = STREAM_RETRY.0;
+                    was_open = true;
+                    let opened = Instant::now();
                     let mut body = response.into_body();
                     let mut parser = SseParser::new(SseLimits { max_event: self.max_message });
                     while let Some(Ok(chunk)) = body.frame().await {
@@ -311,8 +314,9 @@ impl Shared {
                             match parser.next() {
                                 Ok(Some(event)) => {
                                     if let Some(retry) = event.retry {
-                                        wait = Duration::from_millis(retry).clamp(STREAM_RETRY.0, STREAM_RETRY.1);
+                                        asked = Duration::from_millis(retry).clamp(STREAM_RETRY.0, STREAM_RETRY.1);
                                     }
+                                    wait = asked;
                                     if let Some(id) = event.id.as_deref().and_then(|id| HeaderValue::from_str(id).ok())
                                     {
                                         last_id = Some(id);
@@ -330,8 +334,15 @@ impl Shared {
                             }
                         }
                     }
+                    // One that is closed at once each time is no reason to hurry.
+                    if opened.elapsed() >= STREAM_RETRY.1 {
+                        wait = asked;
+                    }
                 }
-                Ok(response) if response.status() == StatusCode::NOT_FOUND && self.session.get().is_some() => {
+                // Of a stream that never was it only says that there is none: some frameworks answer so.
+                Ok(response)
+                    if response.status() == StatusCode::NOT_FOUND && self.session.get().is_some() && was_open =>
+                {
                     self.inbound.closed("the server forgot the session", End::Forgotten);
                     return;
                 }
@@ -490,7 +501,9 @@ impl AnswerStream {
                             continue;
                         }
                         Ok(None) => {}
-                        Err(error) => return Err(garbage("its event stream is not valid").because(error)),
+                        Err(error @ SseError::TooLarge { .. }) => {
+                            return Err(too_large(self.shared.max_message).because(error));
+                        }
                     }
                     match body.frame().await {
                         Some(Ok(frame)) => {

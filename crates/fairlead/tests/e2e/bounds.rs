@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_testkit::{Answer, McpClient, Script, ScriptedServer, Step, ToolScript};
+use fairlead_testkit::{Answer, Finish, Garbage, McpClient, Script, ScriptedServer, Step, ToolScript};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -80,6 +80,35 @@ async fn calls_to_a_server_are_bounded() {
         call.await.unwrap().unwrap();
     }
     client.call("a__tool_0", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_fails_its_own_call_and_at_once() {
+    let script = Script::legacy()
+        .tool(ToolScript::new("huge").finish(Finish::Garbage(Garbage::Huge(3 << 20))))
+        .tool(ToolScript::new("large").result(&format!(r#"{{"content":[],"filling":"{}"}}"#, "x".repeat(30_000))));
+    let remote = ScriptedServer::start(script.clone()).await;
+    let streaming = ScriptedServer::start(script.clone().sse()).await;
+    let local = StdioServer::new(script);
+    let gateway = Gateway::start(&format!(
+        "servers:\n  remote: {{ url: \"{}\", max_message: 64KiB }}\n  \
+         streaming: {{ url: \"{}\", max_message: 64KiB }}\n  local: {{ {}, max_message: 64KiB }}\n",
+        remote.url(),
+        streaming.url(),
+        local.yaml()
+    ))
+    .await;
+    let client = gateway.modern("/mcp");
+    for server in ["remote", "streaming", "local"] {
+        rows::until_listed(&gateway, server).await;
+        let start = Instant::now();
+        let answer = client.request("tools/call", json!({"name": format!("{server}__huge")})).await.unwrap();
+        assert!(message(&answer).contains("FL-1307"), "{server}: {}", message(&answer));
+        assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
+        let large = client.call(&format!("{server}__large"), json!({})).await.unwrap();
+        assert_eq!(large["filling"].as_str().unwrap().len(), 30_000);
+    }
+    assert_eq!(local.pids().len(), 1, "the process goes on");
 }
 
 #[tokio::test]

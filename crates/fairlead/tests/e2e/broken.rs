@@ -336,6 +336,41 @@ async fn a_call_to_a_server_that_is_down_fails_at_once_on_every_path() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_no_message_fails_its_own_call_and_at_once() {
+    let kinds = [
+        ("both", Garbage::ResultAndError),
+        ("neither", Garbage::Neither),
+        ("no_version", Garbage::NoVersion),
+        ("truncated", Garbage::Truncated),
+    ];
+    let mut script = Script::legacy().tool(ToolScript::new("linger").sleep(1_500));
+    for (name, garbage) in kinds.clone() {
+        script = script.tool(ToolScript::new(name).finish(Finish::Garbage(garbage)));
+    }
+    let remote = ScriptedServer::start(script.clone()).await;
+    let local = StdioServer::new(script);
+    let yaml = format!("servers:\n  remote: {{ url: \"{}\" }}\n  local: {{ {} }}\n", remote.url(), local.yaml());
+    let gateway = Gateway::start(&yaml).await;
+    let client = gateway.modern("/mcp");
+    for server in ["remote", "local"] {
+        rows::until_listed(&gateway, server).await;
+        let beside = tokio::spawn({
+            let (client, name) = (client.clone(), format!("{server}__linger"));
+            async move { client.call(&name, json!({})).await }
+        });
+        for (name, _) in &kinds {
+            let start = Instant::now();
+            let answer = client.request("tools/call", json!({"name": format!("{server}__{name}")})).await.unwrap();
+            let said = refusal(&answer);
+            assert!(said.contains("FL-1304"), "{server}, {name}: {said}");
+            assert!(start.elapsed() < SECOND, "{server}, {name}: {:?}", start.elapsed());
+        }
+        beside.await.unwrap().expect("a call beside them is not concerned");
+    }
+    assert_eq!(local.pids().len(), 1);
+}
+
+#[tokio::test]
 async fn a_catalog_of_other_clients_serves_while_the_server_is_starting() {
     let server = ScriptedServer::start(Script::legacy()).await;
     let yaml = format!("servers:\n  a: {{ url: \"{}\" }}\n", server.url());

@@ -6,7 +6,8 @@ use std::{
 };
 
 use fairlead_testkit::{
-    Answer, Finish, Hang, McpClient, Received, Script, ScriptedServer, StdioScript, Step, ToolScript,
+    Answer, FaultProxy, Faults, Finish, Hang, McpClient, Received, Script, ScriptedServer, StdioScript, Step,
+    ToolScript,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -242,6 +243,34 @@ async fn a_hung_child_is_replaced_and_goes_down_with_the_gateway() {
     assert!(start.elapsed() < SECOND * 5, "{:?}", start.elapsed());
     assert!(server.living().is_empty());
     assert!(processes::marked(gateway.mark()).is_empty());
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_everything_is_noticed_and_forgiven() {
+    for (what, script) in [("legacy", Script::legacy()), ("modern", Script::modern())] {
+        let server = ScriptedServer::start(script).await;
+        let proxy = FaultProxy::start(server.address()).await;
+        let gateway = Gateway::start(&format!(
+            "servers:\n  a: {{ url: \"{}\", timeout: {{ idle: 1s, start: 2s }} }}\n",
+            proxy.url("/mcp")
+        ))
+        .await;
+        rows::until_listed(&gateway, "a").await;
+        let client = gateway.modern("/mcp");
+        echo(&client).await.unwrap();
+        proxy.set(Faults { black_hole: true, ..Faults::default() }).await;
+        let start = Instant::now();
+        let said = refusal(&client.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap());
+        assert!(said.contains("FL-1302") && said.contains("unknown"), "{what}: {said}");
+        assert!(start.elapsed() < SECOND * 3, "{what}: {:?}", start.elapsed());
+        rows::until(&gateway, "a", PATIENCE, "down", |row| row["state"] == "down").await;
+        let start = Instant::now();
+        let said = refusal(&client.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap());
+        assert!(start.elapsed() < SECOND * 3, "{what}: {said} after {:?}", start.elapsed());
+        proxy.heal().await;
+        proxy.cut_all().await;
+        eventually_some(PATIENCE, &format!("{what}: called again"), async || echo(&client).await.ok()).await;
+    }
 }
 
 /// Tools that break the connection: one that may be repeated, one that may not.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_testkit::{Finish, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
+use fairlead_testkit::{Finish, Hang, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -95,6 +95,7 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
     eventually(PATIENCE, "the first clients are gone", || gateway.log().contains("connected to the server")).await;
     tokio::time::sleep(SECOND * 2).await;
     let level = gateway.resident_bytes();
+    let files = processes::open_files(gateway.pid()).unwrap();
 
     vanish_all(&gateway, &tools, VANISH, 60).await;
     let mut never_closed = JoinSet::new();
@@ -126,6 +127,8 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
     let after = gateway.resident_bytes();
     println!("resident: {level} before, {peak} at the peak, {after} after {:?}", idle.elapsed());
     assert!(after <= level + allowed, "{after} bytes after, {level} before");
+    let files_after = processes::open_files(gateway.pid()).unwrap();
+    assert!(files_after <= files + 16, "{files_after} open files after, {files} before");
 
     watching.store(false, Ordering::Relaxed);
     let most = watcher.join().unwrap();
@@ -266,6 +269,29 @@ async fn a_drain_is_over_in_time_whatever_the_calls_do() {
 }
 
 #[tokio::test]
+async fn a_gateway_can_be_stopped_while_servers_are_starting() {
+    let hung = StdioServer::new(Script::legacy().hang(Hang::Everything).stdio(StdioScript {
+        stubborn: true,
+        grandchildren: 1,
+        ..Default::default()
+    }));
+    let silent = ScriptedServer::start(Script::legacy().hang(Hang::Everything)).await;
+    let yaml = format!(
+        "servers:\n  hung: {{ {}, stop_grace: 300ms }}\n  silent: {{ url: \"{}\" }}\n  \
+         dead: {{ command: no-such-program }}\n",
+        hung.yaml(),
+        silent.url()
+    );
+    let mut gateway = Gateway::start(&yaml).await;
+    eventually(PATIENCE, "the process and its child", || hung.living().len() == 2).await;
+    let start = Instant::now();
+    assert_eq!(gateway.stop().await, Some(0));
+    assert!(start.elapsed() < SECOND * 4, "{:?}", start.elapsed());
+    eventually(SECOND * 4, "nothing is left", || processes::marked(gateway.mark()).is_empty()).await;
+    assert!(hung.living().is_empty());
+}
+
+#[tokio::test]
 async fn an_idle_process_is_stopped_and_started_by_the_next_call() {
     let (lazy, eager) = (StdioServer::new(Script::legacy()), StdioServer::new(Script::legacy()));
     let yaml = format!(
@@ -303,6 +329,8 @@ async fn clients_that_vanish_free_what_they_held() {
         vanish_all(&gateway, &["a__linger"], 5, 5).await;
         rows::until(&gateway, "a", PATIENCE, "no call in flight", |row| row["calls"] == 0).await;
     }
+    // The connections to the server that carried their calls are closed: one stream and what is kept idle stay.
+    eventually(PATIENCE, "few connections to the server", || server.connections() <= 4).await;
     let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
     for _ in 0..5 {
         let mut streams = Vec::new();

@@ -5,6 +5,8 @@ mod changes;
 mod fidelity;
 mod in_flight;
 mod lists;
+mod mirrored;
+mod streams;
 
 use fairlead_testkit::{McpClient, Script, ScriptedServer};
 use serde_json::Value;

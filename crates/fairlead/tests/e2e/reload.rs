@@ -5,7 +5,9 @@ use std::{fs, time::Duration};
 use fairlead_testkit::{McpClient, Script, ScriptedServer, ToolScript};
 use serde_json::json;
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, rows};
+use crate::support::{
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+};
 
 async fn tool_names(client: &McpClient) -> Vec<String> {
     let tools = client.list("tools/list", "tools").await.unwrap();
@@ -209,6 +211,40 @@ async fn a_toolset_comes_and_goes_live_and_says_nothing_of_a_restart() {
     .await;
     gateway.reload(&format!("{plain}workers: 3\n")).await;
     gateway.logged("take effect at the next start").await;
+}
+
+#[tokio::test]
+async fn many_reloads_leave_nothing_behind() {
+    const TIMES: usize = 30;
+    let local = StdioServer::new(Script::legacy());
+    let remote = ScriptedServer::start(Script::legacy()).await;
+    let yaml = |n: usize| {
+        format!(
+            "servers:\n  local: {{ {}, env: {{ N: \"{n}\" }} }}\n  remote: {{ url: \"{}\", headers: {{ X-N: \"{n}\" }} }}\n",
+            local.yaml(),
+            remote.url()
+        )
+    };
+    let gateway = Gateway::start(&yaml(0)).await;
+    let settle = async || {
+        rows::until_listed(&gateway, "local").await;
+        rows::until_listed(&gateway, "remote").await;
+        eventually(PATIENCE, "one process, one session", || local.living().len() == 1 && remote.sessions() == 1).await;
+    };
+    settle().await;
+    gateway.reload(&yaml(1)).await;
+    settle().await;
+    let files = processes::open_files(gateway.pid()).unwrap();
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    for n in 2..TIMES {
+        gateway.reload(&yaml(n)).await;
+        for tool in ["local__tool_0", "remote__tool_0"] {
+            client.call(tool, json!({"n": n})).await.unwrap_or_else(|error| panic!("reload {n}, {tool}: {error:#}"));
+        }
+    }
+    settle().await;
+    eventually(PATIENCE, "as many open files as before", || processes::open_files(gateway.pid()).unwrap() <= files + 4)
+        .await;
 }
 
 #[tokio::test]

@@ -187,3 +187,37 @@ async fn a_listen_filter_arrives_with_what_only_the_server_knows() {
     assert_eq!(listen.json()["params"]["notifications"], filter);
     assert_eq!(listen.header("mcp-protocol-version"), Some(MODERN));
 }
+
+#[tokio::test]
+async fn arguments_and_results_keep_their_bytes_under_another_name_and_across_eras() {
+    let arguments =
+        r#"{"z":1.10,"a":12345678901234567890123,"e":1E2,"twice":1,"twice":2,"\u00e4":"\/\u0041","n":null,"d":-0}"#;
+    let content =
+        r#""structuredContent":{"z":1.10,"big":12345678901234567890123,"\u00e4":"\/"},"own":[1.0],"content":[]"#;
+    for upstream_modern in [false, true] {
+        let kind = if upstream_modern { r#""resultType":"complete","# } else { "" };
+        let script = if upstream_modern { Script::modern() } else { Script::legacy() };
+        let script = script.tool(ToolScript::new("t").result(&format!("{{{kind}{content}}}")));
+        let server = ScriptedServer::start(script).await;
+        let gateway = Gateway::start(&format!("servers: {{ a: {{ url: \"{}\" }} }}\n", server.url())).await;
+        for (path, name) in [("/mcp", "a__t"), ("/servers/a/mcp", "t")] {
+            for modern in [false, true] {
+                let what = format!("{path}, modern client: {modern}, modern server: {upstream_modern}");
+                let client = if modern { gateway.modern(path) } else { gateway.legacy(path, NEWEST_LEGACY).await };
+                client.list("tools/list", "tools").await.unwrap();
+                let meta = if modern { format!("{META},") } else { String::new() };
+                let body = format!(
+                    r#"{{"jsonrpc":"2.0","id":"client-7","method":"tools/call","params":{{"own":1.0,"arguments":{arguments},"name":"{name}","_meta":{{{meta}"a/b":1.50}}}}}}"#
+                );
+                let came = send(&client, modern, "tools/call", name, &body).await;
+                assert_eq!(came.len(), 1, "{what}: {came:?}");
+                assert!(came[0].contains(content), "{what}: {}", came[0]);
+                let received = server.received_method("tools/call");
+                let sent = String::from_utf8_lossy(&received.last().unwrap().body).into_owned();
+                assert!(sent.contains(&format!(r#""own":1.0,"arguments":{arguments},"name":"t""#)), "{what}: {sent}");
+                assert!(sent.contains(r#""a/b":1.50"#), "{what}: {sent}");
+                assert_eq!(sent.contains("clientCapabilities"), upstream_modern, "{what}: {sent}");
+            }
+        }
+    }
+}

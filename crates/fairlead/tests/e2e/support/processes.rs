@@ -76,6 +76,11 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Open files, sockets and pipes of a process.
+pub(crate) fn open_files(pid: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
 /// Ends everything that carries this mark, which only one test gives out.
 pub(super) fn kill_marked(mark: &str) {
     for process in marked(mark) {
