@@ -137,6 +137,23 @@ impl Session {
         Ok(())
     }
 
+    /// Ends the legacy session, when the server gave one; the connection stays.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub(crate) async fn terminate(&mut self) -> anyhow::Result<()> {
+        if !self.headers.contains_key(SESSION_HEADER) {
+            return Ok(());
+        }
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = Method::DELETE;
+        *request.uri_mut() = self.path.parse()?;
+        *request.headers_mut() = self.headers.clone();
+        tokio::time::timeout(CALL_LIMIT, exchange(&mut self.sender, request)).await.context("no answer in time")??;
+        self.headers.remove(SESSION_HEADER);
+        Ok(())
+    }
+
     /// Calls the echo tool and checks what comes back.
     ///
     /// # Errors

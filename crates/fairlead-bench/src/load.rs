@@ -34,7 +34,8 @@ pub(crate) enum Kind {
     Call,
     /// A complete list of tools.
     List,
-    /// A new legacy session: `initialize` and `notifications/initialized`.
+    /// A legacy session opened and closed: `initialize`, `notifications/initialized`, DELETE. Without the last, a long
+    /// load would end at the limit of sessions that every careful server has.
     Initialize,
 }
 
@@ -277,7 +278,10 @@ impl Worker {
     async fn operate(&self, session: &mut Session) -> anyhow::Result<()> {
         match self.kind {
             Kind::Call => session.call(&self.echo).await,
-            Kind::Initialize => session.initialize().await,
+            Kind::Initialize => {
+                session.initialize().await?;
+                session.terminate().await
+            }
             Kind::List => {
                 let count = session.list().await?;
                 match self.expect_tools {

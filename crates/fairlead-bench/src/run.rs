@@ -273,7 +273,7 @@ fn loads(era: Era) -> Vec<Load> {
     let title = "call of 100 KB and as much back, 16 sessions".to_owned();
     loads.push(Load { title, sessions: 16, payload: 100_000, kind: LoadKind::Call });
     if era == Era::Legacy {
-        let title = "new session (initialize and initialized), 16 connections".to_owned();
+        let title = "session opened and closed (initialize, initialized, DELETE), 16 connections".to_owned();
         loads.push(Load { title, sessions: 16, payload: 0, kind: LoadKind::Initialize });
     }
     loads

@@ -260,3 +260,75 @@ async fn the_key_and_the_socket_are_for_the_owner_only() {
     let mode = std::fs::metadata(gateway.data_dir()).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o700);
 }
+
+#[tokio::test]
+async fn sessions_with_servers_are_shared_as_configured() {
+    for (share, expected) in [("auto", 1), ("shared", 1), ("per_tenant", 1), ("per_user", 1), ("per_session", 4)] {
+        let server = ScriptedServer::start(script()).await;
+        let yaml = format!("servers:\n  a: {{ url: \"{}\", share: {share} }}\n", server.url());
+        let gateway = Gateway::start(&yaml).await;
+        for _ in 0..4 {
+            let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+            for _ in 0..2 {
+                assert!(client.call("a__tool_0", json!({})).await.is_ok(), "{share}");
+            }
+        }
+        let calls = server.received_method("tools/call");
+        let mut used: Vec<_> =
+            calls.iter().filter_map(|call| call.header("mcp-session-id").map(str::to_owned)).collect();
+        used.sort();
+        used.dedup();
+        assert_eq!(used.len(), expected, "{share}");
+    }
+    let server = ScriptedServer::start(script()).await;
+    let yaml = format!("servers:\n  a: {{ url: \"{}\", share: per_session, max_sessions: 2 }}\n", server.url());
+    let gateway = Gateway::start(&yaml).await;
+    let busy = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        calls.push(tokio::spawn(async move { client.request("tools/call", json!({"name": "a__waits"})).await }));
+    }
+    eventually(PATIENCE, "two calls in flight", || server.received_method("tools/call").len() == 2).await;
+    let refused = busy.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap().error();
+    assert!(refused["message"].as_str().unwrap().contains("FL-1305"), "{refused}");
+    for call in calls {
+        call.abort();
+    }
+}
+
+#[tokio::test]
+async fn http_2_carries_sessions_and_streams_on_one_connection() {
+    use http_body_util::{BodyExt as _, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (_server, gateway) = start("").await;
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    let stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<bytes::Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let calls = (0..20_u64).map(|number| {
+        let mut sender = sender.clone();
+        let call = json!({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": "a__logs", "arguments": {"n": number}}});
+        let request = http::Request::post(gateway.url("/mcp"))
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-session-id", client.session().unwrap())
+            .body(Full::from(call.to_string()))
+            .unwrap();
+        tokio::spawn(async move {
+            let response = sender.send_request(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (number, status, String::from_utf8_lossy(&body).into_owned())
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (number, status, body) = tokio::time::timeout(PATIENCE, call).await.unwrap().unwrap();
+        assert_eq!(status, 200, "{body}");
+        assert!(body.contains(&format!("\"n\":{number}}}")) && body.contains("notifications/message"), "{body}");
+    }
+    connection.abort();
+}

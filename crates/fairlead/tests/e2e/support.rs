@@ -114,11 +114,6 @@ impl Gateway {
         self.dir().join("fairlead.yaml")
     }
 
-    /// The control socket.
-    pub(crate) fn control_socket(&self) -> PathBuf {
-        PathBuf::from(self.instance["socket"].as_str().unwrap())
-    }
-
     /// The URL of a path on the MCP listener: `url("/servers/crm/mcp")`.
     pub(crate) fn url(&self, path: &str) -> String {
         let endpoint = self.instance["mcp_url"].as_str().unwrap();
@@ -296,11 +291,7 @@ pub(crate) async fn eventually(limit: Duration, what: &str, mut holds: impl FnMu
 }
 
 /// Waits until `probe` brings something, at most `limit`; fails with `what` otherwise.
-pub(crate) async fn eventually_some<T>(
-    limit: Duration,
-    what: &str,
-    mut probe: impl AsyncFnMut() -> Option<T>,
-) -> T {
+pub(crate) async fn eventually_some<T>(limit: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = probe().await {

@@ -202,3 +202,32 @@ async fn a_server_without_a_stream_of_its_own_is_listed_again_in_time() {
     }
     assert_eq!(tools, 4);
 }
+
+#[tokio::test]
+async fn a_message_goes_to_one_stream_of_a_session() {
+    let server = ScriptedServer::start(Script::legacy()).await;
+    let gateway = Gateway::start(&format!("servers: {{ a: {{ url: \"{}\" }} }}\n", server.url())).await;
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    client.list("tools/list", "tools").await.unwrap();
+    let mut older = listening(&client).await;
+    let mut newer = listening(&client).await;
+    let quiet = Duration::from_millis(300);
+    // What became known while the test began may be told too.
+    while newer.next_method(TOOLS_CHANGED, quiet).await.is_ok() {}
+    let opened = || server.received().iter().any(|request| request.http_method == "GET");
+    eventually(PATIENCE, "the gateway's own GET stream", opened).await;
+    server.change_list().await;
+    newer.next_method(TOOLS_CHANGED, SECOND).await.unwrap();
+    assert!(older.next_method(TOOLS_CHANGED, quiet).await.is_err(), "told once");
+    newer.vanish();
+    let mut told = false;
+    for _ in 0..10 {
+        // The first one may still go to the stream that is just ending.
+        server.change_list().await;
+        told = older.next_method(TOOLS_CHANGED, quiet).await.is_ok();
+        if told {
+            break;
+        }
+    }
+    assert!(told, "the older stream takes over");
+}

@@ -1,6 +1,6 @@
 //! Processes as `/proc` shows them: by environment marker, so that nothing escapes by running away from its parents.
 
-use std::{collections::HashMap, fs};
+use std::fs;
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -50,23 +50,6 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
         environment.windows(wanted.len()).any(|window| window == wanted)
     };
     all().into_iter().filter(carries).collect()
-}
-
-/// Living descendants of a process, not itself.
-pub(crate) fn descendants(pid: u32) -> Vec<Process> {
-    let mut children: HashMap<u32, Vec<Process>> = HashMap::new();
-    for process in all() {
-        children.entry(process.parent).or_default().push(process);
-    }
-    let mut found = Vec::new();
-    let mut next = vec![pid];
-    while let Some(parent) = next.pop() {
-        for child in children.remove(&parent).unwrap_or_default() {
-            next.push(child.pid);
-            found.push(child);
-        }
-    }
-    found
 }
 
 /// Resident memory of a process in bytes.
