@@ -13,10 +13,10 @@ test:
 verify:
 	cargo xtask test --full
 
-# The bench, on release builds. Not part of the tests.
+# The bench, on the builds that are distributed (link-time optimised: some minutes). Not part of the tests.
 bench:
-	cargo build --locked --release -p fairlead -p fairlead-bench
-	target/release/fairlead-bench run --fairlead target/release/fairlead
+	cargo build --locked --profile dist -p fairlead -p fairlead-bench
+	target/dist/fairlead-bench run --fairlead target/dist/fairlead
 
 fmt:
 	cargo fmt --all

@@ -496,7 +496,11 @@ impl Owner {
         self.publish(|view| {
             view.state = State::Ready;
             let peer = match key.era {
-                Era::Modern => &mut view.modern,
+                Era::Modern => {
+                    // A server that was started anew may have learned the older revisions.
+                    view.legacy_refused = false;
+                    &mut view.modern
+                }
                 Era::Legacy => {
                     view.legacy_refused = false;
                     &mut view.legacy

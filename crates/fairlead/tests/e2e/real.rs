@@ -3,7 +3,8 @@
 //!
 //! Five servers from the package indexes stand behind one gateway, with the configuration of `examples/first-servers`
 //! and the installed programs in place of `npx` and `uvx`. Each official client describes everything it sees, once
-//! connected to the server over stdio, once through `/servers/{server}/mcp`, once through `/mcp`.
+//! connected to the server over stdio, once through `/servers/{server}/mcp`, once through `/mcp`, and once through
+//! `fairlead stdio`, which bridges to the same gateway.
 
 mod clients;
 mod documents;
@@ -18,7 +19,7 @@ use self::{
     documents::{View, assert_same, merged},
     servers::{SERVERS, Server, Shelf, World},
 };
-use crate::support::Gateway;
+use crate::support::{Gateway, program};
 
 /// Runs one client in each of its modes against the servers themselves and against the gateway.
 async fn check(client: Client, modes: &[Mode], servers: &[&Server]) {
@@ -44,9 +45,13 @@ async fn check(client: Client, modes: &[Mode], servers: &[&Server]) {
             let through = through.unwrap_or_else(|reason| panic!("{client:?} {mode:?} {}: {reason}", server.name));
             assert_same(&format!("{client:?} {mode:?} {}", server.name), View::Single, direct, &through);
         }
-        let operations = servers.iter().flat_map(|server| server.merged_operations(&world)).collect();
-        let through = client.run(&shelf, mode, &gateway.url("/mcp"), operations).await.unwrap();
-        assert_same(&format!("{client:?} {mode:?} /mcp"), View::Merged, &merged(servers, &direct), &through);
+        let expected = merged(servers, &direct);
+        let operations: Vec<_> = servers.iter().flat_map(|server| server.merged_operations(&world)).collect();
+        let through = client.run(&shelf, mode, &gateway.url("/mcp"), operations.clone()).await.unwrap();
+        assert_same(&format!("{client:?} {mode:?} /mcp"), View::Merged, &expected, &through);
+        let bridge = [program(), "stdio", "-c", gateway.config_path().to_str().unwrap()].map(str::to_owned);
+        let through = client.run_stdio(&shelf, mode, &bridge, operations).await.unwrap();
+        assert_same(&format!("{client:?} {mode:?} fairlead stdio"), View::Merged, &expected, &through);
     }
 }
 
