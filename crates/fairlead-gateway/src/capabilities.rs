@@ -120,13 +120,18 @@ pub(crate) fn server_info(endpoint: &Endpoint, era: Era) -> String {
 }
 
 /// Waits until every server of the endpoint was heard of once in the client's era, at most
-/// `catalog.first_wait`.
+/// `catalog.first_wait`; the one server of a transparent endpoint for as long as it may take to start,
+/// because without it there is nothing to answer.
 pub(crate) async fn wait_for_peers(endpoint: &Endpoint, era: Era, capabilities: CapabilitySet) {
     let first_wait = endpoint.config.catalog.first_wait;
     let waits = endpoint.servers.iter().map(|server| async move {
         let mut changes = server.handle.changes();
         let mut asked = false;
-        let until = server.handle.patience(era, capabilities, first_wait);
+        let until = if endpoint.is_single() {
+            tokio::time::Instant::now() + server.handle.config().timeout.start
+        } else {
+            server.handle.patience(era, capabilities, first_wait)
+        };
         loop {
             {
                 let view = server.handle.peek();

@@ -312,11 +312,13 @@ async fn forward(call: Call) -> Response<Body> {
             Ok(target)
         })
     };
+    let epoch = call.gateway.epoch();
     let mut target = find(&call);
     if target.as_ref().is_err_and(|refusal| matches!(refusal.code, Code::UnknownName | Code::UnknownResource))
-        && Box::pin(list_page::learn_what_is_new(&call)).await
+        && (Box::pin(list_page::learn_what_is_new(&call)).await || call.gateway.epoch() != epoch)
     {
-        // Clients that know their names from earlier call without listing first.
+        // Clients that know their names from earlier call without listing first, and lists may become known
+        // while a name is looked up.
         target = find(&call);
     }
     match target {

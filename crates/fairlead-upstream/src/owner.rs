@@ -303,10 +303,16 @@ impl Owner {
         }
         view.version += 1;
         let (version, lists_differ) = (view.version, view.catalog_version != before);
+        // Counted before and after: whoever has seen this picture finds what was made of the one before outdated,
+        // and so does whoever made something of the one before after the first count.
+        let outdate = || {
+            if lists_differ {
+                self.environment.epoch.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            }
+        };
+        outdate();
         self.shared.view.store(Arc::new(view));
-        if lists_differ {
-            self.environment.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
-        }
+        outdate();
         self.shared.changed.send_replace(version);
     }
 
@@ -606,6 +612,10 @@ impl Owner {
             view.legacy_refused = true;
             view.catalog_version += 1;
         });
+        // Its legacy clients see other lists from now on than while it was thought to speak both.
+        for kind in ListingKind::ALL {
+            let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: Era::Modern });
+        }
         self.answer_waiting(key, error);
     }
 

@@ -57,7 +57,7 @@ impl Person {
 /// What a person says.
 fn says(name: &str, method: &str, params: &Value) -> Value {
     match method {
-        "roots/list" => json!({"roots": [{"uri": format!("file:///home/{name}"), "name": name}]}),
+        "roots/list" => json!({"roots": [{"uri": format!("file:///srv/{name}"), "name": name}]}),
         "sampling/createMessage" => {
             let text = format!("{name} heard {}", params["messages"][0]["content"]["text"]);
             json!({"role": "assistant", "model": name, "content": {"type": "text", "text": text}})
@@ -254,7 +254,7 @@ async fn a_server_that_follows_roots_sees_those_of_its_caller() {
             for (person, name) in [(&ann, "ann"), (&bob, "bob")] {
                 let result = person.client.call("a__roots", json!({})).await.unwrap();
                 let roots = &answers(&result)[0]["result"]["roots"];
-                assert_eq!(roots[0]["uri"], format!("file:///home/{name}"), "{way}: {result}");
+                assert_eq!(roots[0]["uri"], format!("file:///srv/{name}"), "{way}: {result}");
             }
         }
         let call = |person: &Person| {
@@ -278,7 +278,7 @@ async fn changed_roots_are_asked_for_again() {
         .limit(PATIENCE)
         .capabilities(json!({"roots": {"listChanged": true}}))
         .answering(move |_, _| {
-            Reply::Result(json!({"roots": [{"uri": format!("file:///home/{}", now.load(Ordering::Relaxed))}]}))
+            Reply::Result(json!({"roots": [{"uri": format!("file:///srv/{}", now.load(Ordering::Relaxed))}]}))
         });
     client.initialize(NEWEST_LEGACY).await.unwrap();
     for number in 1..4 {
@@ -288,7 +288,7 @@ async fn changed_roots_are_asked_for_again() {
         }
         let result = client.call("a__roots", json!({})).await.unwrap();
         let uri = &answers(&result)[0]["result"]["roots"][0]["uri"];
-        assert_eq!(*uri, format!("file:///home/{number}"));
+        assert_eq!(*uri, format!("file:///srv/{number}"));
     }
 }
 
@@ -474,4 +474,29 @@ async fn a_servers_ping_is_answered_by_the_gateway() {
     let client = direct(&server, false).await;
     let mut stream = client.start("tools/call", json!({"name": "pings"})).await.unwrap();
     assert_eq!(stream.next(PATIENCE).await.unwrap().unwrap().json()["method"], "ping");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_while_its_caller_is_asked_ends_at_the_server() {
+    for way in WAYS {
+        let asking = asking(way, "").await;
+        let ann = Person::legacy(&asking.gateway, "/mcp", "ann").await;
+        ann.client.list("tools/list", "tools").await.unwrap();
+        let mut stream = ann.client.start("tools/call", json!({"name": "a__form"})).await.unwrap();
+        let question = stream.next(PATIENCE).await.unwrap().unwrap().json();
+        assert_eq!(question["method"], "elicitation/create", "{way}");
+        let call = stream.id().unwrap().clone();
+        ann.client.cancel(&call).await.unwrap();
+        while let Some(frame) = stream.next(PATIENCE).await.unwrap() {
+            assert_ne!(frame.json()["id"], call, "{way}: a cancelled call is not answered");
+        }
+        if let Some(server) = &asking.http {
+            eventually(2 * SECOND, "the cancellation", || server.cancelled().len() == 1).await;
+        }
+        // Too late, and no harm.
+        let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}});
+        assert_eq!(ann.client.post(&answer).await.unwrap().finish().await.unwrap().status, 202, "{way}");
+        let result = ann.client.call("a__form", json!({})).await.unwrap();
+        assert_eq!(answers(&result)[0]["result"]["content"]["name"], "ann", "{way}: {result}");
+    }
 }

@@ -162,3 +162,55 @@ async fn tasks_of_a_session_are_not_advertised_where_sessions_are_shared() {
         assert_eq!(refused.error()["code"], -32601, "{path}");
     }
 }
+
+#[tokio::test]
+async fn large_messages_pass_whole() {
+    let house = House::new(Script::legacy(), |name, script| if name == "now" { script.sse() } else { script }).await;
+    let text: String = (0..600_000).map(|number| format!("{number:x}ä")).collect();
+    assert!(text.len() > 3_000_000);
+    for server in SERVERS {
+        for (who, client) in house.clients(&alone(server)).await {
+            let result = client.call("tool_0", json!({"text": text})).await.unwrap();
+            assert!(result["structuredContent"]["arguments"]["text"] == *text, "{server} {who}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_of_many_lines_arrive_on_every_transport() {
+    let result = "{\n  \"content\": [],\r\n\t\"structuredContent\": {\n    \"a\": \"x\\ny\"\n  }\n}";
+    let lines = |script: Script| {
+        let result = if script.versions == Script::modern().versions {
+            result.replacen('{', "{\n \"resultType\": \"complete\",", 1)
+        } else {
+            result.to_owned()
+        };
+        script
+            .tool(ToolScript::new("pretty").result(&result))
+            .tool(ToolScript::new("talks").progress(1, 1).result(&result))
+    };
+    // On a pipe a server cannot do that; what a client sends has to become one line there.
+    let house = House::new(Script::legacy(), |name, script| if name == "child" { script } else { lines(script) }).await;
+    for server in SERVERS {
+        for (who, client) in house.clients(&alone(server)).await {
+            let tools: &[&str] = if server == "child" { &["tool_0"] } else { &["pretty", "talks"] };
+            for tool in tools {
+                let message = client.message(
+                    "tools/call",
+                    json!({"name": tool, "arguments": {"a": "x\ny"}, "_meta": {"progressToken": 1}}),
+                );
+                let pretty = serde_json::to_string_pretty(&message).unwrap().replace('\n', "\r\n");
+                let headers = [("mcp-method", "tools/call"), ("mcp-name", *tool)];
+                let modern = who.starts_with("modern");
+                let answer = client.post_raw(pretty, if modern { &headers } else { &[] }).await.unwrap();
+                let result = answer.result().unwrap_or_else(|error| panic!("{server} {who} {tool}: {error:#}"));
+                let found = if server == "child" {
+                    &result["structuredContent"]["arguments"]["a"]
+                } else {
+                    &result["structuredContent"]["a"]
+                };
+                assert_eq!(*found, "x\ny", "{server} {who} {tool}");
+            }
+        }
+    }
+}
