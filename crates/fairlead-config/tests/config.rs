@@ -11,7 +11,7 @@ use std::{
 
 fn env(name: &str) -> Option<String> {
     match name {
-        "HOME" => Some("/home/ada".to_owned()),
+        "HOME" => Some("/users/ada".to_owned()),
         "CRM_KEY" => Some("s3cret".to_owned()),
         "PORT" => Some("9999".to_owned()),
         "YES" => Some("true".to_owned()),
@@ -136,7 +136,7 @@ fn without_files_there_are_defaults() {
     let config = load(&[], &env).unwrap();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:8642");
     assert_eq!(config.admin.address.unwrap().to_string(), "127.0.0.1:8643");
-    assert_eq!(config.data_dir, Path::new("/home/ada/.local/state/fairlead"));
+    assert_eq!(config.data_dir, Path::new("/users/ada/.local/state/fairlead"));
     assert!(config.servers.is_empty() && config.sources.is_empty() && config.warnings.is_empty());
     let xdg = |name: &str| (name == "XDG_STATE_HOME").then(|| "/state".to_owned());
     assert_eq!(load(&[], &xdg).unwrap().data_dir, Path::new("/state/fairlead"));
@@ -226,9 +226,9 @@ fn references() {
         stdio(&config, "a").args[0].clone()
     }
     for (written, expected) in [
-        ("${env:HOME}", "/home/ada"),
-        ("${HOME}/x", "/home/ada/x"),
-        ("a${HOME}b${HOME}c", "a/home/adab/home/adac"),
+        ("${env:HOME}", "/users/ada"),
+        ("${HOME}/x", "/users/ada/x"),
+        ("a${HOME}b${HOME}c", "a/users/adab/users/adac"),
         ("${env:UNSET:-fall back}", "fall back"),
         ("${UNSET:-x:-y}", "x:-y"),
         ("${UNSET:-}", ""),

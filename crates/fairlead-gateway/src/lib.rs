@@ -15,6 +15,7 @@ mod answer;
 mod body;
 mod call;
 mod capabilities;
+mod connections;
 mod dispatch;
 mod explain;
 mod gateway;

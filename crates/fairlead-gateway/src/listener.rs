@@ -1,29 +1,33 @@
 //! Accepting connections: one listening socket per worker, so that a connection lives on one thread.
 
-use crate::{gateway::Gateway, listen::Door};
+use crate::{
+    body::Body,
+    connections::{Answer, Connection, Connections, Entered, LOOK},
+    gateway::Gateway,
+    listen::Door,
+};
 use fairlead_upstream::Worker;
+use http::{Request, Response};
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
-    service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::{
     convert::Infallible,
+    future::Future,
     io,
     net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 
 /// Connections waiting to be accepted.
@@ -83,33 +87,35 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
             return;
         }
     };
-    let open = Arc::new(AtomicUsize::new(0));
-    let mut connections = JoinSet::new();
+    let connections = Arc::new(Connections::default());
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut serving = JoinSet::new();
     let mut stopping = stop.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = turned(&mut stopping) => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            Some(_) = serving.join_next(), if !serving.is_empty() => continue,
+            _ = look.tick() => {
+                let listen = &gateway.config().listen;
+                connections.look(listen.header_timeout, listen.idle_timeout);
+                continue;
+            }
         };
         match accepted {
             Ok((stream, _)) => {
                 let config = gateway.config();
                 // The limit is shared out evenly: the kernel spreads connections over the listeners.
                 let limit = config.listen.max_connections.div_ceil(config.workers.max(1));
-                if open.load(Ordering::Relaxed) >= limit {
+                let Some(entered) = connections.enter(limit) else {
                     tracing::warn!("as many connections as `listen.max_connections` allows; one was closed");
                     continue;
-                }
+                };
                 let _ = stream.set_nodelay(true);
                 #[cfg(target_os = "linux")]
                 let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MS);
-                let counted = Counted::new(&open);
-                let serving = connection(gateway.clone(), worker, stream, stop.clone());
-                connections.spawn(async move {
-                    let _counted = counted;
-                    serving.await;
-                });
+                serving.spawn(connection(gateway.clone(), worker, stream, entered));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -118,22 +124,8 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    connections.stop();
+    while serving.join_next().await.is_some() {}
 }
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4), as far as it differs from any request.
@@ -143,18 +135,16 @@ const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
 ///
 /// The choice is made by a look at the first bytes. (A builder that serves both keeps the room of both:
 /// measured, an idle connection then takes 28 KiB instead of 20.)
-async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, mut stop: watch::Receiver<bool>) {
-    let header_timeout = gateway.config().listen.header_timeout;
-    let looked = tokio::select! {
-        looked = tokio::time::timeout(header_timeout, is_http2(&stream)) => looked,
-        // It has asked for nothing yet.
-        () = turned(&mut stop) => return,
+async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, entered: Entered) {
+    let connection = Arc::clone(&entered.connection);
+    let http2 = tokio::select! {
+        http2 = is_http2(&stream) => http2,
+        () = connection.ended() => return tracing::debug!("closed a connection that said nothing in time"),
     };
-    match looked {
-        Ok(Ok(true)) => Box::pin(http2_connection(gateway, worker, stream, stop)).await,
-        Ok(Ok(false)) => http1_connection(gateway, worker, Door::Public, stream, stop).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a connection ended before it said anything"),
-        Err(_) => tracing::debug!("closed a connection that said nothing in time"),
+    match http2 {
+        Ok(true) => Box::pin(http2_connection(gateway, worker, stream, connection)).await,
+        Ok(false) => http1_connection(gateway, worker, stream, connection).await,
+        Err(error) => tracing::debug!(%error, "a connection ended before it said anything"),
     }
 }
 
@@ -173,57 +163,26 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn http1_connection(
-    gateway: Gateway,
-    worker: Worker,
-    door: Door,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    mut stop: watch::Receiver<bool>,
-) {
-    let config = gateway.config();
-    let listen = &config.listen;
+async fn http1_connection(gateway: Gateway, worker: Worker, stream: TcpStream, connection: Arc<Connection>) {
+    let max_header_bytes = gateway.config().listen.max_header_bytes;
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // (Its own limit of 100 headers is kept: setting it moves them to the heap.)
-        // Hyper counts the wait for the next request's head too, so this is the idle time of a
-        // connection; a first head that dawdles is cut by the shorter `header_timeout` below.
-        .header_read_timeout(listen.idle_timeout)
-        // What a client does not read waits in our own bounded queues. (`pipeline_flush` would lift this bound.)
-        .max_buf_size(listen.max_header_bytes.max(8192));
-    let began = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&began);
-    let service = service_fn(move |request| {
-        seen.store(true, Ordering::Relaxed);
-        let gateway = gateway.clone();
-        // Boxed, so that an idle connection does not carry the room of a request.
-        Box::pin(async move { Ok::<_, Infallible>(gateway.handle(worker, door, request).await) })
-    });
+    // (Its own limit of 100 headers is kept: setting it moves them to the heap.)
+    // What a client does not read waits in our own bounded queues. (`pipeline_flush` would lift this bound.)
+    builder.max_buf_size(max_header_bytes.max(8192));
+    let service = Service { gateway, worker, connection: Arc::clone(&connection) };
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    {
-        let mut first_head = pin!(tokio::time::sleep(listen.header_timeout));
-        let mut stopped = pin!(turned(&mut stop));
-        let mut waiting_for_first = true;
-        loop {
-            tokio::select! {
-                biased;
-                ended = serving.as_mut() => return note_end(ended),
-                () = stopped.as_mut() => break,
-                () = first_head.as_mut(), if waiting_for_first => {
-                    waiting_for_first = false;
-                    if !began.load(Ordering::Relaxed) {
-                        tracing::debug!("closed a connection whose first request did not come in time");
-                        return;
-                    }
-                }
-            }
-        }
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => return note_end(ended),
+        () = connection.ended() => {}
     }
-    serving.as_mut().graceful_shutdown();
-    note_end(serving.await);
+    if connection.is_busy() {
+        serving.as_mut().graceful_shutdown();
+        note_end(serving.await);
+    }
 }
 
-async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, connection: Arc<Connection>) {
     let config = gateway.config();
     let listen = &config.listen;
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -232,17 +191,55 @@ async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, m
         .max_header_list_size(u32::try_from(listen.max_header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(listen.idle_timeout)
         .keep_alive_timeout(listen.header_timeout);
-    let service = service_fn(move |request| {
-        let gateway = gateway.clone();
-        Box::pin(async move { Ok::<_, Infallible>(gateway.handle(worker, Door::Public, request).await) })
-    });
+    let service = Service { gateway, worker, connection: Arc::clone(&connection) };
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = serving.as_mut() => return note_end(ended),
-        () = turned(&mut stop) => {}
+        () = connection.ended() => {}
     }
     serving.as_mut().graceful_shutdown();
     note_end(serving.await);
+}
+
+/// The data plane as hyper calls it.
+struct Service {
+    gateway: Gateway,
+    worker: Worker,
+    connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.connection.request();
+        let answering = Answering(Some(Arc::clone(&self.connection)));
+        let (gateway, worker) = (self.gateway.clone(), self.worker);
+        // Boxed, so that an idle connection does not carry the room of a request.
+        Box::pin(async move {
+            let response = gateway.handle(worker, Door::Public, request).await;
+            Ok(response.map(|body| answering.with(body)))
+        })
+    }
+}
+
+/// A request that is not answered yet; dropped when its client goes away before.
+struct Answering(Option<Arc<Connection>>);
+
+impl Answering {
+    fn with(mut self, body: Body) -> Answer {
+        Answer::new(body, self.0.take().expect("invariant: answered once"))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Answer::new(Body::empty(), connection));
+        }
+    }
 }
 
 fn note_end(ended: Result<(), hyper::Error>) {

@@ -126,7 +126,7 @@ impl Entry<'_> {
             Method::PromptsList => Box::pin(list_page::answer(&call, ListingKind::Prompts)).await,
             Method::Listen if !resolve::listens_itself(&call) => listening::answer(call),
             Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete | Method::Listen => {
-                forward(call).await
+                Box::pin(forward(call)).await
             }
             Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
                 if resolve::is_same_era_single(&call) =>
@@ -286,8 +286,10 @@ async fn legacy_request(call: Call) -> Response<Body> {
         Method::SetLevel => Box::pin(session_state::set_level(&call)).await,
         Method::Subscribe => Box::pin(session_state::subscribe(&call)).await,
         Method::Unsubscribe => Box::pin(session_state::unsubscribe(&call)).await,
-        Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => forward(call).await,
-        Method::Other if resolve::is_same_era_single(&call) => forward(call).await,
+        Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
+            Box::pin(forward(call)).await
+        }
+        Method::Other if resolve::is_same_era_single(&call) => Box::pin(forward(call)).await,
         _ => unknown_method(&call),
     }
 }

@@ -9,7 +9,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{Gateway, MODERN, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually_some, rows};
+use crate::support::{
+    Gateway, MODERN, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+};
 
 /// What a debug build on a busy machine may take longer.
 const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
@@ -368,6 +370,35 @@ async fn an_answer_that_is_no_message_fails_its_own_call_and_at_once() {
         beside.await.unwrap().expect("a call beside them is not concerned");
     }
     assert_eq!(local.pids().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_floods_its_output_drowns_nobody() {
+    const WATCHED: Duration = Duration::from_secs(4);
+    let good = StdioServer::new(Script::legacy());
+    let yaml = format!(
+        "servers:\n  lines: {{ command: \"yes\" }}\n  complaints: {{ command: sh, args: [\"-c\", \"yes >&2\"] }}\n  \
+         endless: {{ command: cat, args: [/dev/zero], max_message: 1MiB }}\n  good: {{ {} }}\n",
+        good.yaml()
+    );
+    let mut gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "good").await;
+    let before = gateway.resident_bytes();
+    let client = gateway.modern("/mcp");
+    let watch = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while watch.elapsed() < WATCHED {
+        let start = Instant::now();
+        client.call("good__tool_0", json!({})).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+    }
+    let (grown, logged) = (gateway.resident_bytes().saturating_sub(before), gateway.log().len());
+    println!("beside three floods the slowest call took {slowest:?}; {grown} bytes more, {logged} bytes of log");
+    assert!(slowest < SECOND, "{slowest:?}");
+    assert!(grown < 32 << 20, "{grown} bytes");
+    assert!(logged < 256 << 10, "{logged} bytes of log");
+    gateway.stop().await;
+    eventually(SECOND * 5, "nothing is left", || processes::marked(gateway.mark()).is_empty()).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_testkit::{Finish, Hang, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
+use fairlead_testkit::{
+    Finish, Hang, McpClient, Question, Reply, Script, ScriptedServer, StdioScript, ToolScript, Via,
+};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -265,6 +267,39 @@ async fn a_drain_is_over_in_time_whatever_the_calls_do() {
         assert!(start.elapsed() < SECOND * 8, "`drain: {drain}`, {signals} signals: {:?}", start.elapsed());
         assert!(processes::marked(gateway.mark()).is_empty());
         call.abort();
+    }
+}
+
+#[tokio::test]
+async fn vanished_callers_of_a_server_that_asks_block_nobody() {
+    // Its questions name no call, so whoever can be asked has a process alone for the length of a call.
+    let script = lingering().tool(ToolScript::new("ask").ask(Question::Elicitation, Via::Call));
+    let server = StdioServer::new(script);
+    let gateway = Gateway::start(&format!("servers:\n  a: {{ {}, max_sessions: 2 }}\n", server.yaml())).await;
+    rows::until_listed(&gateway, "a").await;
+    let connect = async || {
+        let client = McpClient::new(&gateway.url("/mcp"))
+            .limit(PATIENCE)
+            .capabilities(json!({"elicitation": {}}))
+            .answering(|_, _| Reply::Result(json!({"action": "accept", "content": {"name": "Ada"}})));
+        client.initialize(NEWEST_LEGACY).await.unwrap();
+        client
+    };
+    let patient = connect().await;
+    patient.call("a__ask", json!({})).await.expect("the first question reaches its only caller");
+    for round in 0..3 {
+        for _ in 0..2 {
+            let client = connect().await;
+            let before = server.received_method("tools/call").len();
+            let call = tokio::spawn(async move { client.call("a__linger", json!({})).await });
+            eventually(PATIENCE, "the call", || server.received_method("tools/call").len() > before).await;
+            call.abort();
+        }
+        rows::until(&gateway, "a", PATIENCE, "nobody calls", |row| row["calls"] == 0).await;
+        let start = Instant::now();
+        patient.call("a__ask", json!({})).await.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        assert!(start.elapsed() < SECOND * 8, "round {round}: {:?}", start.elapsed());
+        assert!(server.living().len() <= 2);
     }
 }
 
