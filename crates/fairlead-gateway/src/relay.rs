@@ -45,7 +45,7 @@ pub(crate) fn get_stream(gateway: &Gateway, session: &Arc<Session>) -> Result<Bo
         }
         loop {
             let chunk = tokio::select! {
-                message = messages.recv() => match message {
+                message = messages.next() => match message {
                     Some(message) => event(&message),
                     None => return,
                 },

@@ -32,6 +32,9 @@ const SHARDS: usize = 64;
 const LOAD_TIME: Duration = Duration::from_millis(250);
 /// GET streams of one session that are kept; the newest gets what is said.
 const MAX_STREAMS_PER_SESSION: usize = 4;
+/// Bytes waiting per stream at most, beside the limit of messages: whoever does not read must not
+/// cost what a server says.
+const MAX_WAITING_BYTES: usize = 4 << 20;
 /// Subscriptions of one session at most.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 1_000;
 
@@ -57,9 +60,44 @@ pub(crate) struct Session {
 #[derive(Default)]
 struct State {
     calls: Vec<(Box<str>, Arc<CallControl>)>,
-    streams: Vec<mpsc::Sender<Bytes>>,
+    streams: Vec<Outlet>,
     roots: Option<Arc<Roots>>,
     record: SessionRecord,
+}
+
+/// The gateway's end of a GET stream.
+struct Outlet {
+    messages: mpsc::Sender<Bytes>,
+    /// Bytes of what waits in it.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outlet {
+    /// `false` when there is no room, by number or by size. One message always has room.
+    fn say(&self, message: &Bytes) -> bool {
+        let waiting = self.waiting.fetch_add(message.len(), Ordering::Relaxed);
+        let fits = waiting == 0 || waiting + message.len() <= MAX_WAITING_BYTES;
+        let said = fits && self.messages.try_send(message.clone()).is_ok();
+        if !said {
+            self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+        }
+        said
+    }
+}
+
+/// What a GET stream has to tell.
+pub(crate) struct Told {
+    messages: mpsc::Receiver<Bytes>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Told {
+    /// The next message; `None` when the session has ended or the stream was replaced. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let message = self.messages.recv().await?;
+        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+        Some(message)
+    }
 }
 
 /// How a call in flight is told that its caller cancelled it.
@@ -133,30 +171,27 @@ impl Session {
     }
 
     /// Adds a GET stream with a queue of `queue` messages.
-    pub(crate) fn open_stream(&self, queue: usize) -> mpsc::Receiver<Bytes> {
-        let (sender, receiver) = mpsc::channel(queue);
+    pub(crate) fn open_stream(&self, queue: usize) -> Told {
+        let (messages, receiver) = mpsc::channel(queue);
+        let outlet = Outlet { messages, waiting: Arc::default() };
+        let told = Told { messages: receiver, waiting: Arc::clone(&outlet.waiting) };
         let mut state = self.state();
-        state.streams.retain(|stream| !stream.is_closed());
+        state.streams.retain(|stream| !stream.messages.is_closed());
         if state.streams.len() >= MAX_STREAMS_PER_SESSION {
             state.streams.remove(0);
         }
-        state.streams.push(sender);
-        receiver
+        state.streams.push(outlet);
+        told
     }
 
     /// Says something outside any call. `false` when no stream is open or it is full.
     pub(crate) fn say(&self, message: &Bytes) -> bool {
         let state = self.state();
-        state
-            .streams
-            .iter()
-            .rev()
-            .find(|stream| !stream.is_closed())
-            .is_some_and(|stream| stream.try_send(message.clone()).is_ok())
+        state.streams.iter().rev().find(|stream| !stream.messages.is_closed()).is_some_and(|stream| stream.say(message))
     }
 
     pub(crate) fn has_stream(&self) -> bool {
-        self.state().streams.iter().any(|stream| !stream.is_closed())
+        self.state().streams.iter().any(|stream| !stream.messages.is_closed())
     }
 
     pub(crate) fn roots(&self) -> Option<Arc<Roots>> {

@@ -38,6 +38,8 @@ const STARTS: usize = 8;
 const SEAL_KEY: &str = "seal";
 /// How long the workers may take to end once they were told.
 const WORKERS_GRACE: Duration = Duration::from_secs(3);
+/// The same when calls are cut off.
+const WORKERS_CUT: Duration = Duration::from_millis(200);
 /// What closing the servers may take beyond the longest grace of one of them.
 const SERVERS_GRACE: Duration = Duration::from_secs(5);
 /// How often processes that lost their guard are looked for.
@@ -169,14 +171,18 @@ impl House {
     /// connections are closed, servers stopped and what is queued for the store written.
     pub(crate) async fn close(mut self, drain: Duration, hurry: impl Future<Output = ()>) {
         self.gateway.start_drain();
-        tokio::select! {
+        let finished = tokio::select! {
             finished = self.gateway.drained(drain) => {
                 if !finished {
                     tracing::warn!(seconds = drain.as_secs(), "calls are cut off: they did not finish within `drain`");
                 }
+                finished
             }
-            () = hurry => tracing::warn!("calls in flight are cut off"),
-        }
+            () = hurry => {
+                tracing::warn!("calls in flight are cut off");
+                false
+            }
+        };
         self.stop.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || {
@@ -186,7 +192,9 @@ impl House {
                 }
             }
         });
-        if time::timeout(WORKERS_GRACE, joined).await.is_err() {
+        // A worker ends when its connections do; those of calls that are cut off would keep it.
+        let grace = if finished { WORKERS_GRACE } else { WORKERS_CUT };
+        if time::timeout(grace, joined).await.is_err() && finished {
             tracing::warn!("a worker thread did not end in time");
         }
         let config = self.gateway.config();

@@ -47,6 +47,10 @@ const STDERR_LINES_PER_SECOND: u32 = 50;
 const END_OF_INPUT: Bytes = Bytes::new();
 /// How long writing the last lines may take.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// After so many lines that are no messages reading rests for a moment: a flood of them must not take
+/// the thread that all servers share.
+const JUNK_BURST: u64 = 256;
+const JUNK_REST: Duration = Duration::from_millis(10);
 /// How long a process that closed its output may take to end by itself.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 
@@ -273,7 +277,15 @@ struct Reader {
 impl Reader {
     async fn run(self, mut lines: LineReader<tokio::process::ChildStdout>) {
         let limits = Limits::default();
+        let mut junk_before = 0;
         loop {
+            // Many short lines come with one read: each of them counts as work.
+            tokio::task::coop::consume_budget().await;
+            let junk = self.junk.load(Ordering::Relaxed);
+            if junk >= junk_before + JUNK_BURST {
+                junk_before = junk;
+                tokio::time::sleep(JUNK_REST).await;
+            }
             match lines.next_line().await {
                 Ok(Some(Line::Text(line))) => match Frame::parse(line.clone(), &limits) {
                     Ok(frame) => self.sort(frame),

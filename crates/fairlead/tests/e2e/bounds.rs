@@ -163,9 +163,9 @@ async fn connections_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_reads_its_stream_costs_a_bounded_queue() {
-    const MESSAGES: usize = 3_000;
+    const MESSAGES: usize = 1_000;
     let server = ScriptedServer::start(Script::legacy().resources_and_prompts(2, 0)).await;
-    let gateway = one("sessions: { stream_queue: 32 }", "", &server).await;
+    let gateway = one("", "", &server).await;
     let deaf = gateway.legacy("/mcp", NEWEST_LEGACY).await;
     let listening = gateway.legacy("/mcp", NEWEST_LEGACY).await;
     let uri = |n: usize| json!({"uri": format!("test://resource/{n}")});
@@ -174,7 +174,7 @@ async fn a_client_that_never_reads_its_stream_costs_a_bounded_queue() {
     let _never_read = deaf.open_get(None).await.unwrap();
     let mut stream = listening.open_get(None).await.unwrap();
     let before = gateway.resident_bytes();
-    let filling = "x".repeat(64 * 1024);
+    let filling = "x".repeat(256 * 1024);
     for _ in 0..MESSAGES {
         let params = json!({"uri": "test://resource/0", "_meta": {"filling": filling}});
         server.notify("notifications/resources/updated", &params).await;
@@ -186,7 +186,7 @@ async fn a_client_that_never_reads_its_stream_costs_a_bounded_queue() {
     })
     .await;
     let grown = gateway.resident_bytes().saturating_sub(before);
-    println!("{MESSAGES} messages of 64 KiB that nobody read cost {grown} bytes");
+    println!("{MESSAGES} messages of 256 KiB that nobody read cost {grown} bytes");
     assert!(grown < ALLOWED, "{grown} bytes");
     deaf.call("a__tool_0", json!({})).await.expect("its calls work all the same");
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use fairlead_testkit::{McpClient, Script, ScriptedServer, ToolScript};
+use fairlead_testkit::{Hang, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
 use serde_json::json;
 
 use crate::support::{
@@ -217,11 +217,17 @@ async fn a_toolset_comes_and_goes_live_and_says_nothing_of_a_restart() {
 async fn many_reloads_leave_nothing_behind() {
     const TIMES: usize = 30;
     let local = StdioServer::new(Script::legacy());
+    let hung = StdioServer::new(
+        Script::legacy().hang(Hang::Everything).stdio(StdioScript { stubborn: true, ..Default::default() }),
+    );
     let remote = ScriptedServer::start(Script::legacy()).await;
     let yaml = |n: usize| {
         format!(
-            "servers:\n  local: {{ {}, env: {{ N: \"{n}\" }} }}\n  remote: {{ url: \"{}\", headers: {{ X-N: \"{n}\" }} }}\n",
+            "servers:\n  local: {{ {}, env: {{ N: \"{n}\" }} }}\n  \
+             hung: {{ {}, env: {{ N: \"{n}\" }}, stop_grace: 200ms }}\n  \
+             remote: {{ url: \"{}\", headers: {{ X-N: \"{n}\" }} }}\n",
             local.yaml(),
+            hung.yaml(),
             remote.url()
         )
     };
@@ -229,7 +235,10 @@ async fn many_reloads_leave_nothing_behind() {
     let settle = async || {
         rows::until_listed(&gateway, "local").await;
         rows::until_listed(&gateway, "remote").await;
-        eventually(PATIENCE, "one process, one session", || local.living().len() == 1 && remote.sessions() == 1).await;
+        eventually(PATIENCE, "one process, one session", || {
+            local.living().len() == 1 && hung.living().len() == 1 && remote.sessions() == 1
+        })
+        .await;
     };
     settle().await;
     gateway.reload(&yaml(1)).await;
@@ -245,6 +254,33 @@ async fn many_reloads_leave_nothing_behind() {
     settle().await;
     eventually(PATIENCE, "as many open files as before", || processes::open_files(gateway.pid()).unwrap() <= files + 4)
         .await;
+}
+
+#[tokio::test]
+async fn a_server_is_switched_off_and_on_again() {
+    let (switched, other) = (StdioServer::new(lingering()), StdioServer::new(lingering()));
+    let yaml = |off: bool| {
+        format!("servers:\n  switched: {{ {}, disabled: {off} }}\n  other: {{ {} }}\n", switched.yaml(), other.yaml())
+    };
+    let gateway = Gateway::start(&yaml(true)).await;
+    rows::until_listed(&gateway, "other").await;
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    assert!(switched.pids().is_empty());
+    for round in 1..=2 {
+        gateway.reload(&yaml(false)).await;
+        eventually_some(PATIENCE, "it is there", async || {
+            tool_names(&client).await.contains(&"switched__tool_0".to_owned()).then_some(())
+        })
+        .await;
+        client.call("switched__tool_0", json!({})).await.unwrap();
+        gateway.reload(&yaml(true)).await;
+        eventually(PATIENCE, "its process is gone", || switched.living().is_empty()).await;
+        assert_eq!(tool_names(&client).await, ["other__linger", "other__tool_0"]);
+        assert_eq!(switched.pids().len(), round);
+    }
+    assert_eq!(other.pids().len(), 1);
+    let explained = gateway.cli(&["explain", "switched__tool_0"]).await;
+    assert!(String::from_utf8_lossy(&explained.stdout).contains("disabled"), "{explained:?}");
 }
 
 #[tokio::test]
