@@ -108,7 +108,7 @@ pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
     }
 }
 
-fn streamed(call: Call, target: Target, exchange: Option<Exchange>, first: Option<Frame>) -> Response<Body> {
+fn streamed(call: Call, target: Target, exchange: Option<Box<Exchange>>, first: Option<Frame>) -> Response<Body> {
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
         let mut telling = Telling { call, target, out, asked: Vec::new() };
@@ -155,7 +155,7 @@ struct Telling {
 
 /// Cancels the exchange of a modern client when it goes away.
 struct Held {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     cancel_when_dropped: bool,
 }
 
@@ -168,7 +168,7 @@ impl Drop for Held {
 }
 
 impl Telling {
-    async fn run(&mut self, exchange: Option<Exchange>, first: Option<Frame>) {
+    async fn run(&mut self, exchange: Option<Box<Exchange>>, first: Option<Frame>) {
         let control = self.call.control.clone();
         let cancelled = async {
             match control {
@@ -241,7 +241,7 @@ impl Telling {
     }
 
     /// Makes the call once the roots are known.
-    async fn begin_again(&mut self) -> Option<Exchange> {
+    async fn begin_again(&mut self) -> Option<Box<Exchange>> {
         let quiet = Instant::now() + self.call.endpoint.config.listen.keep_alive;
         match dispatch::begin(&self.call, &self.target, quiet).await {
             Begun::Answered { answer, link } => {

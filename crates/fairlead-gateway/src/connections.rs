@@ -6,10 +6,12 @@
 
 use crate::body::Body;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -18,7 +20,6 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::sync::Notify;
 
 /// How often connections are looked at, which is also how exact their times are.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
@@ -41,7 +42,8 @@ pub(crate) struct Connection {
     /// Requests whose answers are not sent in full yet.
     busy: AtomicUsize,
     served: AtomicBool,
-    end: Notify,
+    end: AtomicBool,
+    wake: AtomicWaker,
 }
 
 /// A connection's place in the table, for as long as it lives.
@@ -73,7 +75,8 @@ impl Connections {
             since: AtomicU64::new(self.looks.load(Ordering::Relaxed)),
             busy: AtomicUsize::new(0),
             served: AtomicBool::new(false),
-            end: Notify::new(),
+            end: AtomicBool::new(false),
+            wake: AtomicWaker::new(),
         });
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         open.insert(key, Arc::clone(&connection));
@@ -90,7 +93,7 @@ impl Connections {
             let allowed = if connection.served.load(Ordering::Relaxed) { idle_timeout } else { header_timeout };
             let idle = LOOK * u32::try_from(now - connection.since.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
             if idle > allowed {
-                connection.end.notify_one();
+                connection.end();
             }
         }
     }
@@ -98,7 +101,7 @@ impl Connections {
     /// Ends all: those that are busy once they have answered.
     pub(crate) fn stop(&self) {
         for connection in self.lock().values() {
-            connection.end.notify_one();
+            connection.end();
         }
     }
 }
@@ -116,7 +119,16 @@ impl Connection {
 
     /// Waits until the connection is to end.
     pub(crate) async fn ended(&self) {
-        self.end.notified().await;
+        poll_fn(|context| {
+            self.wake.register(context.waker());
+            if self.end.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn end(&self) {
+        self.end.store(true, Ordering::Release);
+        self.wake.wake();
     }
 
     fn answered(&self) {

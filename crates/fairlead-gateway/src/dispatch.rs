@@ -19,9 +19,9 @@ pub(crate) enum Begun {
     /// The answer.
     Answered { answer: Final, link: Era },
     /// Something that comes before the answer.
-    Spoke { exchange: Exchange, frame: Frame },
+    Spoke { exchange: Box<Exchange>, frame: Frame },
     /// Nothing yet.
-    Quiet { exchange: Exchange },
+    Quiet { exchange: Box<Exchange> },
     /// The server follows roots, and this client's are not known yet.
     NeedsRoots,
     /// The server cannot be reached, or failed.
@@ -91,7 +91,7 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     };
     let link = lease.era();
     let outbound = outbound(call, target, frame, link);
-    let exchange = match lease.start(call.worker, outbound).await {
+    let exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,
         Err(error) => return Begun::Failed(error),
     };
@@ -115,7 +115,7 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
 /// An exchange nothing was heard of yet. It is dropped when its caller cancels it, by a notification or
 /// in the modern era by going away, and then the server is told.
 struct Unheard<'a> {
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     call: &'a Call,
 }
 

@@ -200,7 +200,7 @@ fn watched(call: &Call, filter: &str) -> Vec<(usize, Uris)> {
 
 enum Heard {
     Said {
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         frame: Frame,
         server: usize,
     },
@@ -233,7 +233,7 @@ fn watch<'a>(call: &'a Call, server: usize, uris: &'a Uris) -> BoxFuture<'a, Hea
     })
 }
 
-async fn next(mut exchange: Exchange, server: usize) -> Heard {
+async fn next(mut exchange: Box<Exchange>, server: usize) -> Heard {
     match exchange.next().await {
         Ok(Item::Message(frame)) => Heard::Said { exchange, frame, server },
         _ => Heard::Ended { server },

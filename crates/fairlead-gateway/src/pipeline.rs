@@ -250,12 +250,15 @@ impl Entry<'_> {
 
     fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Call {
         let era = if session.is_some() { Era::Legacy } else { Era::Modern };
-        let param_headers = self
-            .headers
-            .iter()
-            .filter(|(name, _)| name.as_str().starts_with(header::MCP_PARAM_PREFIX))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let param_headers = match era {
+            Era::Legacy => Vec::new(),
+            Era::Modern => self
+                .headers
+                .iter()
+                .filter(|(name, _)| name.as_str().starts_with(header::MCP_PARAM_PREFIX))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        };
         self.gateway.call_began();
         Call {
             gateway: self.gateway.clone(),

@@ -13,17 +13,20 @@ use fairlead_core::{
 };
 use fairlead_upstream::Roots;
 use fairlead_wire::{CapabilitySet, Revision};
+use futures_util::task::AtomicWaker;
 use std::{
     collections::HashMap,
     fmt,
+    future::poll_fn,
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 const PURPOSE: &str = "session";
 /// Parts of the table, so that workers rarely wait for each other.
@@ -104,24 +107,26 @@ impl Told {
 #[derive(Debug, Default)]
 pub(crate) struct CallControl {
     cancelled: AtomicBool,
-    wake: Notify,
+    wake: AtomicWaker,
 }
 
 impl CallControl {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.wake.wake();
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Waits for the cancellation; for ever if there is none.
+    /// Waits for the cancellation; for ever if there is none. One waits at a time.
     pub(crate) async fn cancelled(&self) {
-        while !self.cancelled.load(Ordering::Acquire) {
-            self.wake.notified().await;
-        }
+        poll_fn(|context| {
+            self.wake.register(context.waker());
+            if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 

@@ -208,7 +208,7 @@ async fn ask(call: &Call, target: &Target, frame: Frame, edits: Edits) -> Result
         deadline: Instant::now() + timeout.start,
         idle: timeout.idle,
     };
-    let mut exchange = lease.start(call.worker, outbound).await?;
+    let mut exchange = lease.start(call.worker, outbound).begun().await?;
     loop {
         match exchange.next().await? {
             Item::Final(answer) => return Ok((key, answer.frame)),

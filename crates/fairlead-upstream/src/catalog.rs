@@ -338,7 +338,7 @@ pub(crate) async fn ask(
     deadline: Instant,
 ) -> Result<fairlead_wire::Frame, UpstreamError> {
     let outbound = Outbound::own(method, params, deadline);
-    let mut exchange = Exchange::start(Arc::clone(link), None, Worker::CONTROL, outbound).await?;
+    let mut exchange = Exchange::start(Arc::clone(link), None, Worker::CONTROL, outbound).begun().await?;
     loop {
         match exchange.next().await? {
             Item::Final(answer) => return Ok(answer.frame),

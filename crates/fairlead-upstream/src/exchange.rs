@@ -4,13 +4,15 @@ use crate::{
     event::LinkEvent,
     handle::Lease,
     http_client::Worker,
-    link::{Link, http::HttpExchange, stdio::StdioExchange},
+    link::{Link, Wire, http::HttpExchange, stdio::StdioExchange},
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{Era, Field, Frame, Method, edit::Edits, message};
 use http::{HeaderName, HeaderValue};
 use std::{
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -137,6 +139,33 @@ impl Drop for OnLink {
     }
 }
 
+/// An exchange about to begin: over HTTP it has begun, a process may have to take the line first.
+pub struct Starting(Start);
+
+enum Start {
+    Begun(Box<Exchange>),
+    Waiting(Pin<Box<dyn Future<Output = Result<Box<Exchange>, UpstreamError>> + Send>>),
+}
+
+impl Starting {
+    /// The exchange, once the request is on its way.
+    ///
+    /// # Errors
+    /// When nothing could be sent.
+    pub async fn begun(self) -> Result<Box<Exchange>, UpstreamError> {
+        match self.0 {
+            Start::Begun(exchange) => Ok(exchange),
+            Start::Waiting(waiting) => waiting.await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Starting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Starting")
+    }
+}
+
 /// One request in flight. Dropping it gives the call up without telling the server, which on
 /// legacy connections is what a disconnect means; [`Exchange::cancel`] tells it.
 #[derive(Debug)]
@@ -159,12 +188,7 @@ impl Exchange {
     ///
     /// # Errors
     /// When the transport is gone before anything was sent.
-    pub(crate) async fn start(
-        link: Arc<Link>,
-        lease: Option<Lease>,
-        worker: Worker,
-        mut outbound: Outbound,
-    ) -> Result<Self, UpstreamError> {
+    pub(crate) fn start(link: Arc<Link>, lease: Option<Lease>, worker: Worker, mut outbound: Outbound) -> Starting {
         let id = link.take_id();
         let id_text = Bytes::from(id.to_string());
         if let Some(span) = outbound.frame.span(Field::Id) {
@@ -187,19 +211,31 @@ impl Exchange {
             headers: outbound.headers,
         };
         let link = OnLink::new(link);
-        let wire = link.0.send(worker, prepared, outbound.deadline).await?;
-        Ok(Self {
-            wire,
-            link,
-            id,
-            method,
-            deadline: outbound.deadline,
-            idle: outbound.idle,
-            heard: Instant::now(),
-            questions: OpenQuestions::default(),
-            done: false,
-            _lease: lease,
-        })
+        let (deadline, idle) = (outbound.deadline, outbound.idle);
+        let on = move |wire, link| {
+            Box::new(Self {
+                wire,
+                link,
+                id,
+                method,
+                deadline,
+                idle,
+                heard: Instant::now(),
+                questions: OpenQuestions::default(),
+                done: false,
+                _lease: lease,
+            })
+        };
+        match &link.0.wire {
+            Wire::Http(http) => {
+                let wire = WireExchange::Http(http.send(worker, prepared));
+                Starting(Start::Begun(on(wire, link)))
+            }
+            Wire::Stdio(_) => Starting(Start::Waiting(Box::pin(async move {
+                let wire = link.0.send_line(prepared, deadline).await?;
+                Ok(on(WireExchange::Stdio(wire), link))
+            }))),
+        }
     }
 
     /// The link in use: answers to the server's questions go through it.

@@ -3,7 +3,7 @@
 use crate::{
     catalog::Catalog,
     event::ServerEvent,
-    exchange::{Exchange, Outbound},
+    exchange::{Exchange, Outbound, Starting},
     http_client::Worker,
     link::{Link, LinkKey, Roots, ShareKey},
     owner::{Command, remembered::Remembered},
@@ -161,11 +161,8 @@ impl Lease {
     }
 
     /// Sends a request over the link. The lease lasts as long as the exchange.
-    ///
-    /// # Errors
-    /// When nothing could be sent.
-    pub async fn start(self, worker: Worker, outbound: Outbound) -> Result<Exchange, UpstreamError> {
-        Exchange::start(Arc::clone(&self.link), Some(self), worker, outbound).await
+    pub fn start(self, worker: Worker, outbound: Outbound) -> Starting {
+        Exchange::start(Arc::clone(&self.link), Some(self), worker, outbound)
     }
 }
 

@@ -71,14 +71,9 @@ impl Opener {
             }
             Transport::Http(http) => {
                 let clients = self.clients.clone().expect("invariant: an HTTP server has HTTP clients");
-                let headers = static_headers(http.headers.iter().map(|(name, value)| (name, value.expose())));
-                Ok(Wire::Http(HttpWire::new(
-                    clients,
-                    http.url.uri().clone(),
-                    headers,
-                    Arc::clone(inbound),
-                    self.server.max_message,
-                )))
+                let headers =
+                    static_headers(http.headers.iter().map(|(name, value)| (name, value.expose())), clients.host());
+                Ok(Wire::Http(HttpWire::new(clients, headers, Arc::clone(inbound), self.server.max_message)))
             }
         }
     }

@@ -3,6 +3,10 @@
 
 use bytes::Bytes;
 use fairlead_config::Connections;
+use http::{
+    HeaderValue, Uri,
+    uri::{PathAndQuery, Scheme},
+};
 use http_body_util::Full;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -11,7 +15,13 @@ use hyper_util::{
 };
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tower_service::Service;
 
 /// Which worker runtime is asking. Workers are numbered from 0; the control runtime comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +33,7 @@ impl Worker {
 }
 
 /// A hyper client with its connection pool.
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<Reach, Full<Bytes>>;
 
 /// How upstream TLS is checked: by the platform's roots when some server is reached by `https`,
 /// and without any roots (so that a handshake would fail) when none is. Reading the roots costs
@@ -42,16 +52,45 @@ pub fn tls_config(any_https: bool) -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
+/// Connects to the one server its client is for.
+///
+/// A client's pool looks its connections up by the scheme and authority of each request, hashed byte
+/// by byte, and makes a `Host` header of them each time. Here there is one server per client, so
+/// over plain HTTP requests are addressed to a name of one letter, the header is made once, and the
+/// real address is known to this connector alone. Over TLS the address is part of the protocol and
+/// stays what it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    connector: HttpsConnector<HttpConnector>,
+    server: Uri,
+}
+
+impl Service<Uri> for Reach {
+    type Response = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+    type Error = <HttpsConnector<HttpConnector> as Service<Uri>>::Error;
+    type Future = <HttpsConnector<HttpConnector> as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.connector.poll_ready(context)
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        self.connector.call(self.server.clone())
+    }
+}
+
 /// One client per worker.
 #[derive(Clone)]
 pub struct HttpClients {
     clients: Arc<[HttpClient]>,
+    address: Uri,
+    host: Option<HeaderValue>,
 }
 
 impl HttpClients {
-    /// Clients for `workers` runtimes (the control runtime included).
+    /// Clients of the server at `server`, for `workers` runtimes (the control runtime included).
     #[must_use]
-    pub fn new(workers: usize, connect: Duration, pool: &Connections, tls: &ClientConfig) -> Self {
+    pub fn new(workers: usize, server: &Uri, connect: Duration, pool: &Connections, tls: &ClientConfig) -> Self {
         let clients = (0..workers.max(1))
             .map(|_| {
                 let mut tcp = HttpConnector::new();
@@ -70,10 +109,24 @@ impl HttpClients {
                     .timer(TokioTimer::new())
                     .pool_idle_timeout(pool.idle_timeout)
                     .pool_max_idle_per_host(pool.max_idle)
-                    .build(connector)
+                    .build(Reach { connector, server: server.clone() })
             })
             .collect();
-        Self { clients }
+        let (address, host) = match short_address(server) {
+            Some((address, host)) => (address, Some(host)),
+            None => (server.clone(), None),
+        };
+        Self { clients, address, host }
+    }
+
+    /// What requests are addressed to.
+    pub(crate) fn address(&self) -> &Uri {
+        &self.address
+    }
+
+    /// What their `Host` header says, where the client does not make it from the address.
+    pub(crate) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
     }
 
     /// The client of a worker.
@@ -82,8 +135,43 @@ impl HttpClients {
     }
 }
 
+/// The one-letter form of a plain HTTP address, and the `Host` header it stands for (RFC 9110,
+/// section 7.2: the port is left out where it is the scheme's own).
+fn short_address(server: &Uri) -> Option<(Uri, HeaderValue)> {
+    if server.scheme() != Some(&Scheme::HTTP) {
+        return None;
+    }
+    let name = server.host()?;
+    let host = match server.port_u16() {
+        Some(port) if port != 80 => HeaderValue::from_str(&format!("{name}:{port}")),
+        _ => HeaderValue::from_str(name),
+    };
+    let path = server.path_and_query().map_or("/", PathAndQuery::as_str);
+    let address = Uri::builder().scheme(Scheme::HTTP).authority("s").path_and_query(path).build();
+    Some((address.ok()?, host.ok()?))
+}
+
 impl fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HttpClients({})", self.clients.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_addresses_are_short_and_name_their_host() {
+        for (server, expected) in [
+            ("http://127.0.0.1:9000/mcp?x=1", Some(("http://s/mcp?x=1", "127.0.0.1:9000"))),
+            ("http://crm.example.com:80/mcp", Some(("http://s/mcp", "crm.example.com"))),
+            ("http://[::1]:8080/mcp", Some(("http://s/mcp", "[::1]:8080"))),
+            ("https://crm.example.com/mcp", None),
+        ] {
+            let short = short_address(&server.parse().expect("a URI"));
+            let short = short.map(|(address, host)| (address.to_string(), host.to_str().expect("text").to_owned()));
+            assert_eq!(short, expected.map(|(address, host)| (address.to_owned(), host.to_owned())), "{server}");
+        }
     }
 }

@@ -22,7 +22,7 @@ pub mod view;
 
 pub use catalog::{Catalog, Entry, Listing, ListingKind};
 pub use event::ServerEvent;
-pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound};
+pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting};
 pub use fairlead_process::GuardBinary;
 pub use handle::{Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
 pub use http_client::Worker;

@@ -7,10 +7,7 @@ pub(crate) mod inbound;
 mod salvage;
 pub(crate) mod stdio;
 
-use crate::{
-    exchange::{Prepared, WireExchange},
-    http_client::Worker,
-};
+use crate::{exchange::Prepared, http_client::Worker};
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era, Revision, list};
@@ -266,29 +263,23 @@ impl Link {
         }
     }
 
-    pub(crate) async fn send(
+    /// Hands a request to the server's process.
+    pub(crate) async fn send_line(
         &self,
-        worker: Worker,
         prepared: Prepared,
         deadline: Instant,
-    ) -> Result<WireExchange, UpstreamError> {
-        match &self.wire {
-            Wire::Http(wire) => Ok(WireExchange::Http(wire.send(worker, prepared))),
-            Wire::Stdio(wire) => {
-                let sent = Box::pin(timeout_at(deadline, wire.send(prepared))).await.unwrap_or_else(|_| {
-                    Err(UpstreamError::new(
-                        UpstreamErrorKind::Timeout,
-                        Outcome::NotMade,
-                        "the server does not take requests",
-                    ))
-                });
-                if sent.is_err() {
-                    // Its output may still be open: nothing else would notice.
-                    self.inbound.tell(crate::event::LinkEvent::Suspect { link: self.id });
-                }
-                sent.map(WireExchange::Stdio)
-            }
+    ) -> Result<stdio::StdioExchange, UpstreamError> {
+        let Wire::Stdio(wire) = &self.wire else {
+            unreachable!("only a process takes lines");
+        };
+        let sent = timeout_at(deadline, wire.send(prepared)).await.unwrap_or_else(|_| {
+            Err(UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::NotMade, "the server does not take requests"))
+        });
+        if sent.is_err() {
+            // Its output may still be open: nothing else would notice.
+            self.inbound.tell(crate::event::LinkEvent::Suspect { link: self.id });
         }
+        sent
     }
 
     /// Sends a message that has no answer: a notification, or our answer to the server's question.

@@ -131,8 +131,9 @@ pub fn start(
     environment: &Environment,
 ) -> Running {
     let clients = match &server.transport {
-        Transport::Http(_) => Some(HttpClients::new(
+        Transport::Http(http) => Some(HttpClients::new(
             environment.workers + 1,
+            http.url.uri(),
             server.timeout.connect,
             &server.connections,
             &environment.tls,

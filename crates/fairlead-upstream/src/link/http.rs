@@ -14,7 +14,7 @@ use fairlead_wire::{
     Field, Frame, FrameError, Kind, Limits, Method, Revision, header, message,
     sse::{SseError, SseLimits, SseParser},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header as h};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as h};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::ResponseFuture;
@@ -48,6 +48,9 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How long the rest of an answer that nobody needs is read, so that its connection can be used again.
 const REST_TIME: Duration = Duration::from_millis(500);
 
+/// Headers of a POST there is room for without growing.
+const POST_HEADERS: usize = 12;
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_AND_SSE: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -60,7 +63,6 @@ pub(crate) struct HttpWire {
 
 struct Shared {
     clients: HttpClients,
-    uri: Uri,
     headers: HeaderMap,
     revision: OnceLock<(Revision, HeaderValue)>,
     session: OnceLock<HeaderValue>,
@@ -83,17 +85,10 @@ struct Calls {
 }
 
 impl HttpWire {
-    pub(crate) fn new(
-        clients: HttpClients,
-        uri: Uri,
-        headers: HeaderMap,
-        inbound: Arc<Inbound>,
-        max_message: usize,
-    ) -> Self {
+    pub(crate) fn new(clients: HttpClients, headers: HeaderMap, inbound: Arc<Inbound>, max_message: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clients,
-                uri,
                 headers,
                 revision: OnceLock::new(),
                 session: OnceLock::new(),
@@ -205,7 +200,7 @@ impl Shared {
     fn request(&self, method: http::Method, body: Full<Bytes>) -> Request<Full<Bytes>> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.clients.address().clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         if let Some((_, revision)) = self.revision.get() {
@@ -225,7 +220,7 @@ impl Shared {
         };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.clients.address().clone();
         *request.headers_mut() = headers;
         request
     }
@@ -234,7 +229,10 @@ impl Shared {
         let mut request = self.request(http::Method::POST, Full::default());
         request.headers_mut().insert(h::CONTENT_TYPE, JSON);
         request.headers_mut().insert(h::ACCEPT, JSON_AND_SSE);
-        std::mem::take(request.headers_mut())
+        // With room for what the client adds (host, length) and the headers of an era.
+        let mut headers = HeaderMap::with_capacity(POST_HEADERS);
+        headers.extend(std::mem::take(request.headers_mut()));
+        headers
     }
 
     async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
@@ -752,7 +750,10 @@ fn too_large(limit: usize) -> UpstreamError {
 }
 
 /// Turns configured headers into ones that are never printed.
-pub(crate) fn static_headers<'a>(configured: impl IntoIterator<Item = (&'a HeaderName, &'a str)>) -> HeaderMap {
+pub(crate) fn static_headers<'a>(
+    configured: impl IntoIterator<Item = (&'a HeaderName, &'a str)>,
+    host: Option<&HeaderValue>,
+) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in configured {
         if let Ok(mut value) = HeaderValue::from_str(value) {
@@ -761,6 +762,9 @@ pub(crate) fn static_headers<'a>(configured: impl IntoIterator<Item = (&'a Heade
         }
     }
     let agent = concat!("fairlead/", env!("CARGO_PKG_VERSION"));
+    if let Some(host) = host {
+        headers.entry(h::HOST).or_insert_with(|| host.clone());
+    }
     headers.entry(h::USER_AGENT).or_insert(HeaderValue::from_static(agent));
     headers
 }

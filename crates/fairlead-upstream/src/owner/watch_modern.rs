@@ -38,7 +38,7 @@ pub(super) async fn watch(link: Weak<Link>, inbound: Arc<Inbound>) {
             own_meta()
         );
         let outbound = Outbound::own(Method::Listen.as_str(), Some(&params), Instant::now() + LISTEN);
-        if let Ok(mut exchange) = Exchange::start(Arc::clone(&strong), None, Worker::CONTROL, outbound).await {
+        if let Ok(mut exchange) = Exchange::start(Arc::clone(&strong), None, Worker::CONTROL, outbound).begun().await {
             drop(strong);
             if !first {
                 // What changed while nobody listened is not known.
