@@ -485,7 +485,7 @@ impl Default for TimeoutFile {
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionsFile {
-    /// Idle connections kept at most.
+    /// Idle connections kept at most, per worker. Fewer than calls come at once means connecting anew all the time.
     #[schemars(range(min = 0, max = 100_000))]
     pub max_idle: usize,
     /// How long an idle connection is kept.
@@ -494,7 +494,7 @@ pub struct ConnectionsFile {
 
 impl Default for ConnectionsFile {
     fn default() -> Self {
-        Self { max_idle: 32, idle_timeout: DurationText(Duration::from_secs(60)) }
+        Self { max_idle: 256, idle_timeout: DurationText(Duration::from_secs(60)) }
     }
 }
 

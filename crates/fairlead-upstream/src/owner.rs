@@ -146,8 +146,7 @@ pub fn start(
     let (changed, _) = watch::channel(0);
     let (events, _) = broadcast::channel(BROADCAST);
     let mut view = ServerView::new();
-    let pinned = server.protocol.as_deref().and_then(Revision::parse).map(Revision::era);
-    view.legacy_refused = pinned == Some(Era::Modern);
+    view.legacy_refused = is_pinned_modern(&server);
     let identity = server.identity();
     let tried = stored.iter().any(|record| record.identity == identity && record.capabilities == TRIED);
     let primary = lists::restore(&server, stored, &mut view);
@@ -505,7 +504,7 @@ impl Owner {
             let peer = match key.era {
                 Era::Modern => {
                     // A server that was started anew may have learned the older revisions.
-                    view.legacy_refused = false;
+                    view.legacy_refused = is_pinned_modern(&self.shared.server);
                     &mut view.modern
                 }
                 Era::Legacy => {
@@ -789,6 +788,11 @@ impl Owner {
         while closing.join_next().await.is_some() {}
         self.tasks.shutdown().await;
     }
+}
+
+/// Whether the configuration says that the server is only spoken to in the modern era.
+fn is_pinned_modern(server: &Server) -> bool {
+    server.protocol.as_deref().and_then(Revision::parse).map(Revision::era) == Some(Era::Modern)
 }
 
 /// The catalog that is listed over a link.

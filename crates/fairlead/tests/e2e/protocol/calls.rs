@@ -231,6 +231,25 @@ async fn a_server_of_both_eras_is_served_to_each_client_in_its_own() {
 }
 
 #[tokio::test]
+async fn a_server_pinned_to_one_era_serves_clients_of_both_over_it() {
+    let server = ScriptedServer::start(Script { versions: Script::dual().versions, ..script() }).await;
+    for (protocol, method) in [("2026-07-28", "server/discover"), ("2025-11-25", "initialize")] {
+        let config = format!(
+            "servers: {{ both: {{ url: \"{}\", protocol: \"{protocol}\", max_sessions: 4 }} }}\n",
+            server.url()
+        );
+        let gateway = Gateway::start(&config).await;
+        for client in [gateway.legacy("/mcp", NEWEST_LEGACY).await, gateway.modern("/mcp")] {
+            let result = client.call("both__tool_0", json!({"a": 1})).await.unwrap();
+            assert_eq!(result["structuredContent"]["arguments"], json!({"a": 1}), "{protocol}");
+        }
+        assert!(!server.received_method(method).is_empty(), "{protocol}");
+        let other = if method == "initialize" { "server/discover" } else { "initialize" };
+        assert!(protocol != "2026-07-28" || server.received_method(other).is_empty(), "{protocol}");
+    }
+}
+
+#[tokio::test]
 async fn ping_is_answered_without_the_server() {
     let house = House::new(script(), |_, script| script).await;
     for path in ["/mcp".to_owned(), alone("web"), alone("child")] {
