@@ -1,7 +1,7 @@
 //! The database `fairlead.db` and the ports it implements.
 //!
 //! Catalogs are written at once by whoever learned them (an owner, never a call). Session records go through
-//! one writer task, which puts what came within [`BATCH_WINDOW`] into one transaction. A write that fails is kept and tried again:
+//! one writer task, which puts what came within `BATCH_WINDOW` into one transaction. A write that fails is kept and tried again:
 //! the record that a session was ended must not be lost to a disk that is full for a minute.
 
 mod open;
