@@ -14,6 +14,7 @@ use crate::{
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
     roots, shape,
+    voice::Voice,
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::UpstreamError;
@@ -111,7 +112,7 @@ pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
 fn streamed(call: Call, target: Target, exchange: Option<Box<Exchange>>, first: Option<Frame>) -> Response<Body> {
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
-        let mut telling = Telling { call, target, out, asked: Vec::new() };
+        let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new() };
         telling.run(exchange, first).await;
     };
     stream(Body::stream(driven(telling, receiver)))
@@ -149,7 +150,7 @@ impl Stream for Driven {
 struct Telling {
     call: Call,
     target: Target,
-    out: mpsc::Sender<Bytes>,
+    voice: Voice,
     asked: Vec<Asked>,
 }
 
@@ -181,7 +182,7 @@ impl Telling {
             Some(exchange) => exchange,
             None => {
                 let begun = async {
-                    roots::ask(&self.call, &self.out).await;
+                    roots::ask(&self.call, &self.voice).await;
                     self.begin_again().await
                 };
                 tokio::select! {
@@ -227,11 +228,11 @@ impl Telling {
                     // It would go on for hours; its graceful end is its result.
                     held.exchange.cancel("the gateway is shutting down");
                     record::call(&self.call, &self.target, CallStatus::Ok);
-                    let _ = self.out.send(event(&crate::listening::end(&self.call))).await;
+                    let _ = self.voice.say(&crate::listening::end(&self.call)).await;
                     return;
                 }
                 () = tokio::time::sleep_until(quiet) => {
-                    if self.out.send(comment()).await.is_err() {
+                    if self.voice.keep_alive().await.is_err() {
                         return;
                     }
                 }
@@ -274,7 +275,7 @@ impl Telling {
         let config = self.target.upstream.handle.config();
         if frame.kind() != Kind::Request {
             if let Some(message) = shape::notification(&self.call, config, &frame) {
-                let _ = self.out.send(event(&message)).await;
+                let _ = self.voice.say(&message).await;
             }
             return;
         }
@@ -286,7 +287,7 @@ impl Telling {
         match asked.flatten() {
             Some((asked, question)) => {
                 self.asked.push(asked);
-                let _ = self.out.send(event(&question)).await;
+                let _ = self.voice.say(&question).await;
             }
             None => {
                 self.target.upstream.metrics.question(QuestionOutcome::Declined);
@@ -299,13 +300,13 @@ impl Telling {
     async fn finish(&self, answer: &Final, link: Era) {
         record::call(&self.call, &self.target, record::status_of(&answer.frame));
         let (_, bytes) = shape::answer(&self.call, self.target.upstream.handle.config(), answer, link);
-        let _ = self.out.send(event(&bytes)).await;
+        let _ = self.voice.say(&bytes).await;
     }
 
     async fn fail(&self, error: &UpstreamError) {
         record::failure(&self.call, &self.target, error);
         let refusal = error.to_refusal(self.target.upstream.handle.name().as_str());
-        let _ = self.out.send(event(&call_refusal_bytes(self.call.era, Some(self.call.id()), &refusal))).await;
+        let _ = self.voice.say(&call_refusal_bytes(self.call.era, Some(self.call.id()), &refusal)).await;
     }
 }
 

@@ -22,8 +22,7 @@ pub(crate) struct Call {
     pub(crate) era: Era,
     pub(crate) caller: Caller,
     pub(crate) session: Option<Arc<Session>>,
-    /// What a legacy server is told the client can do: the client's own set where both are legacy,
-    /// nothing where the question would have to cross eras.
+    /// What the client declared that it can do: with its session, or with this very request.
     pub(crate) capabilities: CapabilitySet,
     /// Identifies the client among this process's.
     pub(crate) user: u64,

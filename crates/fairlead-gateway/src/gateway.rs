@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) sessions: Sessions,
     pub(crate) questions: Questions,
+    /// Seals the handles that are given to clients, each for its own purpose.
+    pub(crate) sealer: Sealer,
     pub(crate) listeners: crate::listening::Listeners,
     environment: Environment,
     metrics: Metrics,
@@ -116,6 +118,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics)),
             sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
             questions: Questions::default(),
+            sealer: Sealer::new(&seal_key),
             listeners: crate::listening::Listeners::default(),
             environment,
             metrics,

@@ -39,6 +39,7 @@ mod session;
 mod session_state;
 mod shape;
 mod snapshot;
+mod voice;
 
 pub use body::Body;
 pub use explain::{Exposed, Step};

@@ -264,15 +264,15 @@ impl Entry<'_> {
             gateway: self.gateway.clone(),
             worker: self.worker,
             endpoint: Arc::clone(self.endpoint),
-            frame,
             era,
             caller: self.caller.clone(),
-            capabilities: session.as_ref().map_or(CapabilitySet::BARE, |session| session.capabilities),
+            capabilities: session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities),
             user: session.as_ref().map_or(SESSIONLESS, |session| session.user),
             session,
             control: None,
             param_headers,
             started: Instant::now(),
+            frame,
         }
     }
 }
@@ -343,6 +343,14 @@ fn unknown_method(call: &Call) -> Response<Body> {
     let refusal = Refusal::new(Code::UnknownMethod, format!("no method `{}` here", call.frame.method()));
     call.gateway.metrics().refused(refusal.code);
     refuse_call(call.era, Some(call.id()), &refusal)
+}
+
+/// What a modern client declares with the request.
+fn declared(frame: &Frame) -> CapabilitySet {
+    match frame.raw(Field::MetaClientCapabilities) {
+        None | Some("{}") => CapabilitySet::BARE,
+        Some(declared) => CapabilitySet::parse(declared),
+    }
 }
 
 fn says_modern(headers: &HeaderMap) -> bool {

@@ -1,18 +1,17 @@
 //! Asking a client for its roots, once, when a server turns out to follow them.
 
-use crate::{call::Call, questions::Questions};
+use crate::{call::Call, questions::Questions, voice::Voice};
 use bytes::Bytes;
 use fairlead_upstream::Roots;
 use fairlead_wire::{Field, Kind};
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
 
 /// How long a client may take over it.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// Asks over the call's own stream. A client that does not answer has no roots.
-pub(crate) async fn ask(call: &Call, out: &mpsc::Sender<Bytes>) {
+pub(crate) async fn ask(call: &Call, voice: &Voice) {
     let Some(session) = &call.session else { return };
     if session.roots().is_some() {
         return;
@@ -20,7 +19,7 @@ pub(crate) async fn ask(call: &Call, out: &mpsc::Sender<Bytes>) {
     let none = Bytes::from_static(b"{\"roots\":[]}");
     let answer = match Questions::ask_own(&call.gateway, call.user, "roots/list") {
         Some((_asked, question, answer)) => {
-            let asked = out.send(crate::answer::event(&question)).await;
+            let asked = voice.say(&question).await;
             match asked {
                 Ok(()) => tokio::time::timeout(WAIT, answer).await.ok().and_then(Result::ok),
                 Err(_) => None,
