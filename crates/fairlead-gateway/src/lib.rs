@@ -26,6 +26,7 @@ mod listen;
 pub mod listener;
 mod listening;
 mod merged;
+mod older;
 mod origin;
 mod pipeline;
 mod questions;

@@ -3,7 +3,7 @@
 
 use crate::{
     call::Call,
-    capabilities,
+    capabilities, older,
     resolve::same_era,
     response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
     session::Session,
@@ -59,7 +59,13 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
     if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
         prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);
     }
-    (status, edits.apply(frame.bytes()))
+    let bytes = edits.apply(frame.bytes());
+    match &call.session {
+        Some(session) if older::may_need(session.revision, link) => {
+            (status, older::answer(session.revision, call.frame.method_class(), bytes))
+        }
+        _ => (status, bytes),
+    }
 }
 
 /// The members in which answers of the two eras differ.

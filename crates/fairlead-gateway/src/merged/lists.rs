@@ -1,5 +1,6 @@
 //! List answers as bytes, page by page, in the words of both eras.
 
+use crate::older;
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
 use fairlead_upstream::{Entry, ListingKind};
@@ -40,7 +41,8 @@ impl Prepared {
         for at in 0..page_count {
             let page = pages.next().unwrap_or_default();
             let next = (at + 1 < page_count).then(|| message::quote(&format!("{}{}", prepared.mark, at + 1)));
-            prepared.legacy.push(result(kind, page, next.as_deref(), missing, Era::Legacy));
+            let older = in_older_words(kind, page);
+            prepared.legacy.push(result(kind, older.as_deref().unwrap_or(page), next.as_deref(), missing, Era::Legacy));
             prepared.modern.push(result(kind, page, next.as_deref(), missing, Era::Modern));
         }
         if let Some((whole, era)) = whole {
@@ -62,6 +64,16 @@ impl Prepared {
             Era::Modern => self.modern.get(at),
         }
     }
+}
+
+/// The items as legacy clients are shown them; `None` when nothing differs.
+fn in_older_words(kind: ListingKind, items: &[Bytes]) -> Option<Vec<Bytes>> {
+    if kind != ListingKind::Tools {
+        return None;
+    }
+    let older: Vec<_> = items.iter().map(older::tool).collect();
+    let differs = older.iter().any(Option::is_some);
+    differs.then(|| older.into_iter().zip(items).map(|(older, item)| older.unwrap_or_else(|| item.clone())).collect())
 }
 
 fn result(kind: ListingKind, items: &[Bytes], next: Option<&str>, missing: Option<&str>, era: Era) -> Bytes {
