@@ -1,11 +1,13 @@
 //! What the gateway says it can do on an endpoint: what at least one of its servers can, as far as
 //! it crosses to this client's era.
 
-use crate::{call::Call, merged::own_info, snapshot::Endpoint};
+use crate::{call::Call, merged::own_info, skills, snapshot::Endpoint};
 use fairlead_upstream::{Peer, State};
 use fairlead_wire::{CapabilitySet, Era, list, message};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// MCP Apps (SEP-1865).
+const APPS: &str = "io.modelcontextprotocol/ui";
 /// Longest merged instructions, in bytes.
 const MAX_INSTRUCTIONS: usize = 16 * 1024;
 
@@ -59,8 +61,27 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             "{\"listChanged\":true}".to_owned()
         };
     }
+    if let Some(extensions) = extensions(endpoint, era) {
+        members.insert("extensions", extensions);
+    }
     let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
+}
+
+/// Extensions that the gateway carries over several servers. Others are only passed on where a server
+/// stands alone: their methods name no server.
+fn extensions(endpoint: &Endpoint, era: Era) -> Option<String> {
+    let mut members = Vec::new();
+    if let Some(settings) = skills::merged_capability(endpoint, era) {
+        members.push(format!("\"{}\":{settings}", skills::EXTENSION));
+    }
+    let has_apps = peers(endpoint, era).into_iter().filter_map(|(_, peer)| peer).any(|peer| {
+        list::raw_member(&peer.capabilities, "extensions").is_some_and(|all| list::raw_member(all, APPS).is_some())
+    });
+    if has_apps {
+        members.push(format!("\"{APPS}\":{{}}"));
+    }
+    (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
 /// Capabilities of one server for a client of its own era: its own, less what is not carried yet.

@@ -39,6 +39,7 @@ mod seal;
 mod session;
 mod session_state;
 mod shape;
+mod skills;
 mod snapshot;
 mod voice;
 

@@ -4,6 +4,7 @@
 //! bytes that are there, and a name is one look into a table. Names depend on the configuration and
 //! the one name alone, never on what else happens to be running.
 
+mod apps;
 mod lists;
 
 pub(crate) use lists::own_info;
@@ -35,6 +36,9 @@ pub(crate) struct Merged {
     prompts: HashMap<Box<str>, Route>,
     resources: HashMap<Box<str>, Route>,
     templates: Vec<(Template, Route)>,
+    /// Tools that the apps of a server call by the server's own name for them; `None` where two servers
+    /// with apps have one of that name.
+    app_tools: HashMap<Box<str>, Option<Route>>,
     lists: [lists::Prepared; 4],
     /// Servers whose part is missing or stale, with the reason.
     pub(crate) missing: Vec<(String, String)>,
@@ -48,6 +52,7 @@ impl Merged {
             prompts: HashMap::new(),
             resources: HashMap::new(),
             templates: Vec::new(),
+            app_tools: HashMap::new(),
             lists: Default::default(),
             missing: Vec::new(),
         };
@@ -119,8 +124,15 @@ impl Merged {
         let server = config.name.as_str();
         // Nothing is renamed where a server stands alone.
         let uris = if endpoint.is_single() { ResourceUris::Keep } else { config.resources };
+        let has_apps = kind == ListingKind::Tools
+            && !endpoint.is_single()
+            && catalog.listing(kind).entries.iter().any(|tool| apps::resource(tool).is_some());
         for entry in &catalog.listing(kind).entries {
             if kind == ListingKind::Tools && !config.tools.permits(&entry.key) {
+                continue;
+            }
+            if kind == ListingKind::Tools && !endpoint.is_single() && apps::is_for_apps_alone(entry) {
+                // Only the apps of its own server may call it, and whose app calls cannot be told here.
                 continue;
             }
             let exposed = self.exposed_key(endpoint, upstream, kind, &entry.key);
@@ -158,7 +170,14 @@ impl Merged {
                 self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
                 continue;
             }
-            table.insert(exposed.as_str().into(), route);
+            table.insert(exposed.as_str().into(), route.clone());
+            if has_apps {
+                // An app knows its server's tools by the names they have there.
+                self.app_tools
+                    .entry(entry.key.clone())
+                    .and_modify(|other| *other = other.take().filter(|other| other.server == index))
+                    .or_insert(Some(route));
+            }
             if kind == ListingKind::Tools {
                 self.note_app_resource(index, entry, uris, server);
             }
@@ -168,13 +187,7 @@ impl Merged {
 
     /// A tool's user interface may not be listed among the resources; it can be read all the same.
     fn note_app_resource(&mut self, server_index: usize, tool: &Entry, uris: ResourceUris, server: &str) {
-        let Ok(text) = std::str::from_utf8(&tool.raw) else { return };
-        let Some(uri) = list::raw_member(text, "_meta")
-            .and_then(|meta| list::raw_member(meta, "ui"))
-            .and_then(|ui| list::string_member(ui, "resourceUri"))
-        else {
-            return;
-        };
+        let Some(uri) = apps::resource(tool) else { return };
         let exposed = match uris {
             ResourceUris::Keep => uri.to_string(),
             ResourceUris::Prefix => name::prefix_uri(server, &uri),
@@ -203,8 +216,9 @@ impl Merged {
         }
     }
 
+    /// Whose tool it is: by its exposed name, else by the name an app of its server knows it under.
     pub(crate) fn tool(&self, exposed: &str) -> Option<&Route> {
-        self.tools.get(exposed)
+        self.tools.get(exposed).or_else(|| self.app_tools.get(exposed)?.as_ref())
     }
 
     pub(crate) fn prompt(&self, exposed: &str) -> Option<&Route> {

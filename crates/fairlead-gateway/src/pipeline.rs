@@ -11,7 +11,7 @@ use crate::{
     hello, list_page, listen, listening, relay, resolve,
     response::{json, refuse, refuse_call, stream},
     session::{Session, SessionError},
-    session_state,
+    session_state, skills,
     snapshot::Endpoint,
 };
 use bytes::Bytes;
@@ -133,6 +133,7 @@ impl Entry<'_> {
             {
                 forward(call).await
             }
+            Method::Other => extension(&call).await,
             _ => unknown_method(&call),
         }
     }
@@ -293,6 +294,7 @@ async fn legacy_request(call: Call) -> Response<Body> {
             Box::pin(forward(call)).await
         }
         Method::Other if resolve::is_same_era_single(&call) => Box::pin(forward(call)).await,
+        Method::Other => extension(&call).await,
         _ => unknown_method(&call),
     }
 }
@@ -326,6 +328,14 @@ async fn forward(call: Call) -> Response<Body> {
         // while a name is looked up.
         target = find(&call);
     }
+    if call.frame.method_class() == Method::ResourcesRead
+        && target.as_ref().is_err_and(|refusal| refusal.code == Code::UnknownResource)
+        && let Some(uri) = call.frame.str(Field::Uri)
+        && Box::pin(skills::owner(&call, &uri)).await.is_some()
+    {
+        // A file of a skill need not be in any list of resources.
+        target = skills::target(&call, &uri).map_or(target, Ok);
+    }
     match target {
         Ok(target) => answer::respond(call, target).await,
         Err(refusal) if refusal.code == Code::HeaderMismatch => {
@@ -336,6 +346,14 @@ async fn forward(call: Call) -> Response<Body> {
             call.gateway.metrics().refused(refusal.code);
             refuse_call(call.era, Some(call.id()), &refusal)
         }
+    }
+}
+
+/// A method of an extension that is served over several servers, or across eras.
+async fn extension(call: &Call) -> Response<Body> {
+    match skills::Asked::of(call.frame.method()) {
+        Some(asked) => Box::pin(skills::answer(call, asked)).await,
+        None => unknown_method(call),
     }
 }
 

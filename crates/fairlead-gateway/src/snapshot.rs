@@ -45,6 +45,8 @@ pub(crate) struct Endpoint {
     pub(crate) servers: Vec<Upstream>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
+    /// Whose skill is whose.
+    pub(crate) skills: crate::skills::Roots,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
 }
 
@@ -56,7 +58,15 @@ impl Endpoint {
         config: Arc<Config>,
         metrics: Arc<ServerMetrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { path: path.into(), view, servers, config, metrics, merged: ArcSwap::default() })
+        Arc::new(Self {
+            path: path.into(),
+            view,
+            servers,
+            config,
+            metrics,
+            skills: crate::skills::Roots::default(),
+            merged: ArcSwap::default(),
+        })
     }
 
     pub(crate) fn is_single(&self) -> bool {

@@ -1,5 +1,6 @@
 //! List answers as bytes, page by page, in the words of both eras.
 
+use super::apps;
 use crate::older;
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
@@ -151,15 +152,21 @@ pub(super) fn item(
     if uris == ResourceUris::Prefix
         && kind == ListingKind::Tools
         && let Some(meta) = meta
-        && let Some(ui) = list::member_span(&text[meta.range()], "ui")
     {
-        let ui = Span { start: meta.start + ui.start, end: meta.start + ui.end };
-        if let (Some(uri), Some(span)) =
-            (list::string_member(&text[ui.range()], "resourceUri"), list::member_span(&text[ui.range()], "resourceUri"))
-        {
-            let span = Span { start: ui.start + span.start, end: ui.start + span.end };
-            edits.replace(span, message::quote(&name::prefix_uri(server, &uri)));
+        if let Some(ui) = list::member_span(&text[meta.range()], "ui") {
+            let ui = Span { start: meta.start + ui.start, end: meta.start + ui.end };
+            prefix_member(text, ui, "resourceUri", server, &mut edits);
         }
+        prefix_member(text, meta, apps::FLAT_KEY, server, &mut edits);
     }
     edits.apply(&entry.raw)
+}
+
+/// Rewrites the URI in a member of the object at `object`.
+fn prefix_member(text: &str, object: Span, member: &str, server: &str, edits: &mut Edits) {
+    let inner = &text[object.range()];
+    if let (Some(uri), Some(span)) = (list::string_member(inner, member), list::member_span(inner, member)) {
+        let span = Span { start: object.start + span.start, end: object.start + span.end };
+        edits.replace(span, message::quote(&name::prefix_uri(server, &uri)));
+    }
 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bounds;
 mod broken;
+mod extensions;
 mod healing;
 mod leaks;
 mod names;
