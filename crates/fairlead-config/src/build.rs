@@ -11,7 +11,7 @@ use crate::{
     leaf::{PatternText, SecretText},
     model::{
         Admin, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server, Sessions,
-        Share, Start, Stdio, Timeouts, Toolset, Transport,
+        Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport,
     },
     reference::{is_variable, read_env_file},
     tree::{Findings, Node},
@@ -96,6 +96,7 @@ pub(crate) fn build(
             max_streams: file.sessions.max_streams,
             stream_queue: file.sessions.stream_queue,
         },
+        tasks: Tasks { max: file.tasks.max, max_per_caller: file.tasks.max_per_caller, ttl: file.tasks.ttl.0 },
         log: Log {
             level: file.log.level,
             format: match file.log.format {

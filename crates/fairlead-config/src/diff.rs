@@ -54,6 +54,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("names", old.names != new.names),
         ("catalog", old.catalog != new.catalog),
         ("sessions", old.sessions != new.sessions),
+        ("tasks", old.tasks != new.tasks),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

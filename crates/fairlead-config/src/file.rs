@@ -33,6 +33,8 @@ pub struct ConfigFile {
     pub catalog: CatalogFile,
     /// Bounds and times of client sessions.
     pub sessions: SessionsFile,
+    /// Bounds and times of tasks.
+    pub tasks: TasksFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -61,6 +63,7 @@ impl Default for ConfigFile {
             names: NamesFile::default(),
             catalog: CatalogFile::default(),
             sessions: SessionsFile::default(),
+            tasks: TasksFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -265,6 +268,26 @@ impl Default for SessionsFile {
             max_streams: 20_000,
             stream_queue: 256,
         }
+    }
+}
+
+/// Bounds and times of tasks.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TasksFile {
+    /// Tasks that are remembered at most, those of all callers together. The oldest make room.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max: usize,
+    /// Tasks of one caller that are remembered at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_per_caller: usize,
+    /// How long a task is remembered at most, and how long its result may be waited for.
+    pub ttl: DurationText,
+}
+
+impl Default for TasksFile {
+    fn default() -> Self {
+        Self { max: 10_000, max_per_caller: 1_000, ttl: DurationText(Duration::from_secs(3600)) }
     }
 }
 

@@ -29,7 +29,7 @@ pub use glob::{Glob, GlobError};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{
     Admin, Catalog, Config, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server, Sessions,
-    Share, Start, Stdio, Timeouts, Toolset, Transport, Url, UrlError,
+    Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport, Url, UrlError,
 };
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;

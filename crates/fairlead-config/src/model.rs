@@ -21,6 +21,8 @@ pub struct Config {
     pub catalog: Catalog,
     /// Bounds and times of client sessions.
     pub sessions: Sessions,
+    /// Bounds and times of tasks.
+    pub tasks: Tasks,
     /// Logging.
     pub log: Log,
     /// Worker threads.
@@ -108,6 +110,17 @@ pub struct Sessions {
     pub max_streams: usize,
     /// Messages waiting per stream at most.
     pub stream_queue: usize,
+}
+
+/// Bounds and times of tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tasks {
+    /// Tasks that are remembered at most, those of all callers together. The oldest make room.
+    pub max: usize,
+    /// Tasks of one caller that are remembered at most.
+    pub max_per_caller: usize,
+    /// How long a task is remembered at most, and how long its result may be waited for.
+    pub ttl: Duration,
 }
 
 /// Logging.

@@ -51,6 +51,8 @@ pub enum Code {
     UnknownName = 1201,
     /// No such resource (or not for this caller). Legacy clients get the code of their revisions, -32002.
     UnknownResource = 1202,
+    /// No such task (or not of this caller).
+    UnknownTask = 1203,
     /// The server cannot be reached; the call was not made.
     ServerUnavailable = 1301,
     /// The server did not answer in time; whether the call took effect is unknown.
@@ -124,6 +126,7 @@ table! {
     Draining 503 -31503 "the gateway is shutting down"
     UnknownName 400 -32602 "no such tool or prompt"
     UnknownResource 400 -32602 "no such resource"
+    UnknownTask 400 -32602 "no such task"
     ServerUnavailable 502 -31502 "the server is unavailable"
     ServerTimeout 504 -31504 "the server did not answer in time"
     ServerLost 502 -31502 "the connection to the server broke"

@@ -49,6 +49,31 @@ pub trait SessionStore: Send + Sync {
     fn save(&self, key: &str, record: &SessionRecord, expires_ms: u64);
 }
 
+/// What is remembered of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// The id the client has.
+    pub id: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Everything else as JSON text; opaque to the store.
+    pub body: String,
+    /// When it began, milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When it may be forgotten (Unix milliseconds).
+    pub expires_ms: u64,
+}
+
+/// Tasks by their ids. Writes are queued: the data plane never waits for them.
+pub trait TaskStore: Send + Sync {
+    /// The newest `max` tasks of an owner that have not expired, oldest first.
+    fn tasks_of<'a>(&'a self, owner: &'a str, max: usize) -> BoxFuture<'a, Result<Vec<TaskRecord>, StoreError>>;
+    /// Queues a write of the whole record.
+    fn note(&self, record: TaskRecord);
+    /// Queues the removal of a record.
+    fn remove(&self, id: &str);
+}
+
 /// A failure of the store: what we were doing, with the engine's error as the source.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} in the store")]

@@ -1,8 +1,8 @@
-//! Session records on their way to the database.
+//! Records of sessions and tasks on their way to the database.
 //!
-//! One slot per session key: a newer record takes the place of an older one, so a session that changes often costs one
+//! One slot per key: a newer record takes the place of an older one, so a session that changes often costs one
 //! write per batch. The slots are bounded; what does not fit is dropped and counted, because the alternative is that
-//! callers wait for a disk. Records that are taken stay visible to [`SessionQueue::find`] until they are written, so a
+//! callers wait for a disk. Records that are taken stay visible to [`Queue::find`] until they are written, so a
 //! session always reads what it wrote last.
 
 use fairlead_core::ports::SessionRecord;
@@ -22,27 +22,37 @@ pub(crate) struct Pending {
     pub(crate) expires_ms: u64,
 }
 
-/// Everything taken in one go.
-pub(crate) type Taken = Arc<HashMap<String, Pending>>;
+/// Session records on their way.
+pub(crate) type SessionQueue = Queue<Pending>;
 
-#[derive(Debug, Default)]
-struct Slots {
-    waiting: HashMap<String, Pending>,
-    writing: Taken,
+/// Everything taken in one go.
+pub(crate) type Taken<T> = Arc<HashMap<String, T>>;
+
+#[derive(Debug)]
+struct Slots<T> {
+    waiting: HashMap<String, T>,
+    writing: Taken<T>,
     dropped: u64,
     closed: bool,
 }
 
-/// The queue between the data plane and the writer task.
-#[derive(Debug, Default)]
-pub(crate) struct SessionQueue {
-    slots: Mutex<Slots>,
+/// The queue between the data plane and a writer task.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    slots: Mutex<Slots<T>>,
     changed: Notify,
 }
 
-impl SessionQueue {
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        let slots = Slots { waiting: HashMap::new(), writing: Arc::default(), dropped: 0, closed: false };
+        Self { slots: Mutex::new(slots), changed: Notify::new() }
+    }
+}
+
+impl<T: Clone> Queue<T> {
     /// Queues a record without waiting; over the bound, or after the end, it is dropped and counted.
-    pub(crate) fn push(&self, key: &str, pending: Pending) {
+    pub(crate) fn push(&self, key: &str, pending: T) {
         let mut slots = self.slots();
         if let Some(slot) = slots.waiting.get_mut(key) {
             *slot = pending;
@@ -58,9 +68,9 @@ impl SessionQueue {
     }
 
     /// The newest record of `key` that is not yet in the database.
-    pub(crate) fn find(&self, key: &str) -> Option<SessionRecord> {
+    pub(crate) fn find(&self, key: &str) -> Option<T> {
         let slots = self.slots();
-        slots.waiting.get(key).or_else(|| slots.writing.get(key)).map(|pending| pending.record.clone())
+        slots.waiting.get(key).or_else(|| slots.writing.get(key)).cloned()
     }
 
     /// Waits until there is something to write, or the queue is closed.
@@ -77,8 +87,8 @@ impl SessionQueue {
         }
     }
 
-    /// Takes all that waits. The records stay visible until [`SessionQueue::written`] or [`SessionQueue::put_back`].
-    pub(crate) fn take(&self) -> Taken {
+    /// Takes all that waits. The records stay visible until [`Queue::written`] or [`Queue::put_back`].
+    pub(crate) fn take(&self) -> Taken<T> {
         let mut slots = self.slots();
         slots.writing = Arc::new(std::mem::take(&mut slots.waiting));
         Arc::clone(&slots.writing)
@@ -86,7 +96,7 @@ impl SessionQueue {
 
     /// What was taken is in the database.
     pub(crate) fn written(&self) {
-        self.slots().writing = Taken::default();
+        self.slots().writing = Arc::default();
     }
 
     /// What was taken could not be written: it waits again, except where a newer record came meanwhile.
@@ -119,7 +129,7 @@ impl SessionQueue {
         std::mem::take(&mut self.slots().dropped)
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
+    fn slots(&self) -> MutexGuard<'_, Slots<T>> {
         // Every change under the lock is complete in itself, so a panic elsewhere leaves nothing half done.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,7 +144,7 @@ mod tests {
     }
 
     fn level(queue: &SessionQueue, key: &str) -> Option<String> {
-        queue.find(key).map(|record| record.log_level)
+        queue.find(key).map(|pending| pending.record.log_level)
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The database `fairlead.db` and the ports it implements.
 //!
-//! Catalogs are written at once by whoever learned them (an owner, never a call). Session records go through
-//! one writer task, which puts what came within `BATCH_WINDOW` into one transaction. A write that fails is kept and tried again:
+//! Catalogs are written at once by whoever learned them (an owner, never a call). Session records and tasks go through
+//! one writer task each, which puts what came within `BATCH_WINDOW` into one transaction. A write that fails is kept and tried again:
 //! the record that a session was ended must not be lost to a disk that is full for a minute.
 
 mod open;
+mod tasks;
 mod writer;
 
 pub use open::OpenError;
@@ -38,7 +39,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Expired records deleted by one statement, so that a sweep never holds the database for long.
 const SWEEP_STEP: i64 = 1000;
 
-/// The open database. Cheap to clone; all clones share one writer. Dropping the last clone also flushes, but nobody
+/// The open database. Cheap to clone; all clones share its writers. Dropping the last clone also flushes, but nobody
 /// waits for it: end with [`Store::close`].
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -46,8 +47,9 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     pool: SqlitePool,
     queue: Arc<SessionQueue>,
+    tasks: Arc<tasks::TaskQueue>,
     clock: Clock,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Store {
@@ -66,15 +68,20 @@ impl Store {
             .map_err(|cause| OpenError::Directory { path: data_dir.to_owned(), cause })?;
         let pool = open::database(&data_dir.join(FILE), &clock).await?;
         let queue = Arc::new(SessionQueue::default());
-        let writer = tokio::spawn(writer::run(pool.clone(), Arc::clone(&queue), clock.clone()));
-        Ok(Self(Arc::new(Inner { pool, queue, clock, writer: Mutex::new(Some(writer)) })))
+        let tasks = Arc::new(tasks::TaskQueue::default());
+        let writers = vec![
+            tokio::spawn(writer::run(pool.clone(), Arc::clone(&queue), clock.clone())),
+            tokio::spawn(tasks::write(pool.clone(), Arc::clone(&tasks), clock.clone())),
+        ];
+        Ok(Self(Arc::new(Inner { pool, queue, tasks, clock, writers: Mutex::new(writers) })))
     }
 
     /// Writes what is queued and closes the database. Later writes are dropped, later reads fail.
     pub async fn close(&self) {
         self.0.queue.close();
-        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
+        self.0.tasks.close();
+        let writers = std::mem::take(&mut *self.0.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers {
             // It fails only when the runtime is going down, and then there is nothing left to wait for.
             let _ = writer.await;
         }
@@ -91,6 +98,7 @@ impl std::fmt::Debug for Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue.close();
+        self.tasks.close();
     }
 }
 
@@ -171,8 +179,8 @@ impl SessionStore for Store {
     fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<SessionRecord>, StoreError>> {
         Box::pin(async move {
             // Before the database: a record that is written between the two reads is then found by the second.
-            if let Some(record) = self.0.queue.find(key) {
-                return Ok(Some(record));
+            if let Some(pending) = self.0.queue.find(key) {
+                return Ok(Some(pending.record));
             }
             let failed = failed("read a session record");
             let row = sqlx::query(

@@ -206,6 +206,24 @@ impl CapabilitySet {
         CapabilitySet(self.0 & !questions)
     }
 
+    /// Whether the client can follow tasks of the extension (SEP-2663).
+    #[must_use]
+    pub fn has_task_extension(self) -> bool {
+        self.has(EXT_TASKS)
+    }
+
+    /// The same with the tasks extension.
+    #[must_use]
+    pub fn with_task_extension(self) -> CapabilitySet {
+        CapabilitySet(self.0 | EXT_TASKS)
+    }
+
+    /// The same without the tasks extension.
+    #[must_use]
+    pub fn without_task_extension(self) -> CapabilitySet {
+        CapabilitySet(self.0 & !EXT_TASKS)
+    }
+
     /// Whether `roots/list` may be asked.
     #[must_use]
     pub fn has_roots(self) -> bool {
@@ -362,6 +380,9 @@ mod tests {
         assert_eq!(full.to_json(), declared);
         assert_eq!(CapabilitySet::BARE.to_json(), "{}");
         assert_eq!(full.without_questions().key(), "t-tl-tc-xu-xt-xs");
+        let without = full.without_task_extension();
+        assert!(full.has_task_extension() && !without.has_task_extension());
+        assert_eq!(without.with_task_extension(), full);
         assert_eq!(format!("{:?}", CapabilitySet::BARE), "CapabilitySet(bare)");
     }
 }

@@ -103,6 +103,8 @@ pub enum Field {
     InputResponses,
     /// `params.arguments`
     Arguments,
+    /// `params.task`, with which a request of 2025-11-25 asks to be run as a task
+    Task,
     /// `params.ref`
     Ref,
     /// `params.ref.name`
@@ -137,6 +139,8 @@ pub enum Field {
     MetaLogLevel,
     /// `params._meta["io.modelcontextprotocol/subscriptionId"]`
     MetaSubscriptionId,
+    /// `params._meta["io.modelcontextprotocol/related-task"]`
+    MetaRelatedTask,
     /// `result.resultType`
     ResultType,
     /// `result._meta`
@@ -185,6 +189,7 @@ impl Section {
                 b"uri" => F::Uri,
                 b"cursor" => F::Cursor,
                 b"taskId" => F::TaskId,
+                b"task" => F::Task,
                 b"requestState" => F::RequestState,
                 b"inputResponses" => F::InputResponses,
                 b"ref" => return Some((F::Ref, Some(Section::Ref))),
@@ -204,6 +209,7 @@ impl Section {
                 b"io.modelcontextprotocol/clientInfo" => F::MetaClientInfo,
                 b"io.modelcontextprotocol/logLevel" => F::MetaLogLevel,
                 b"io.modelcontextprotocol/subscriptionId" => F::MetaSubscriptionId,
+                b"io.modelcontextprotocol/related-task" => F::MetaRelatedTask,
                 _ => return None,
             },
             Section::Ref => match key {

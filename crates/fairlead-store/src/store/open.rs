@@ -151,13 +151,13 @@ async fn check_and_migrate(pool: &SqlitePool, path: &Path) -> Result<(), Failure
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "catalogs and sessions".into(),
-        MigrationType::Simple,
-        include_str!("../../migrations/0001_catalogs_and_sessions.sql").into_sql_str(),
-        false,
-    )])
+    let step = |version, what: &'static str, sql: &'static str| {
+        Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        step(1, "catalogs and sessions", include_str!("../../migrations/0001_catalogs_and_sessions.sql")),
+        step(2, "tasks", include_str!("../../migrations/0002_tasks.sql")),
+    ])
 }
 
 /// What SQLite says, if it says that the file is damaged.

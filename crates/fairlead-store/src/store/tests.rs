@@ -1,6 +1,7 @@
 //! The store against a real file: reopen, damage, batching, modes.
 
 use super::*;
+use fairlead_core::ports::{TaskRecord, TaskStore};
 use std::{fs, os::unix::fs::PermissionsExt};
 use tempfile::TempDir;
 
@@ -78,10 +79,12 @@ async fn session_records_are_seen_at_once_and_after_a_restart() {
 async fn dropping_the_last_clone_writes_what_is_queued() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).await;
-    let writer = store.0.writer.lock().unwrap().take().unwrap();
+    let writers = std::mem::take(&mut *store.0.writers.lock().unwrap());
     SessionStore::save(&store.clone(), "s", &record("info"), LATER);
     drop(store);
-    tokio::time::timeout(Duration::from_secs(10), writer).await.unwrap().unwrap();
+    for writer in writers {
+        tokio::time::timeout(Duration::from_secs(10), writer).await.unwrap().unwrap();
+    }
     let store = open(&dir).await;
     assert_eq!(store.load("s").await.unwrap(), Some(record("info")));
     store.close().await;
@@ -150,6 +153,39 @@ async fn expired_records_are_not_served_and_are_swept() {
     writer::remove_expired(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
     assert_eq!(rows(&store).await, 1);
     assert_eq!(store.load("long").await.unwrap(), Some(record("info")));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn tasks_are_found_by_owner_until_they_expire() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let store = Store::open_at(dir.path(), clock.clone()).await.unwrap();
+    let task = |number: u64, owner: &str| TaskRecord {
+        id: format!("{owner}-{number}"),
+        owner: owner.to_owned(),
+        body: format!("{{\"n\":{number}}}"),
+        created_ms: NOW + number,
+        expires_ms: NOW + 1_000 * number,
+    };
+    for number in [3, 1, 2] {
+        store.note(task(number, "ann"));
+    }
+    store.note(task(9, "eve"));
+    store.note(TaskRecord { body: "{}".to_owned(), ..task(2, "ann") });
+    store.note(task(4, "ann"));
+    store.remove("ann-4");
+    store.close().await;
+
+    let store = Store::open_at(dir.path(), clock.clone()).await.unwrap();
+    let changed = TaskRecord { body: "{}".to_owned(), ..task(2, "ann") };
+    assert_eq!(store.tasks_of("ann", 9).await.unwrap(), [task(1, "ann"), changed.clone(), task(3, "ann")]);
+    assert_eq!(store.tasks_of("ann", 2).await.unwrap(), [changed, task(3, "ann")], "the newest, oldest first");
+    clock.advance(Duration::from_millis(2_000));
+    assert_eq!(store.tasks_of("ann", 9).await.unwrap(), [task(3, "ann")]);
+    tasks::remove_expired(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM tasks").fetch_one(&store.0.pool).await.unwrap();
+    assert_eq!(left, 2);
     store.close().await;
 }
 
