@@ -95,6 +95,7 @@ pub(crate) fn build(
             max_calls: file.sessions.max_calls,
             max_streams: file.sessions.max_streams,
             stream_queue: file.sessions.stream_queue,
+            without_id: globs(file.sessions.without_id),
         },
         tasks: Tasks { max: file.tasks.max, max_per_caller: file.tasks.max_per_caller, ttl: file.tasks.ttl.0 },
         log: Log {

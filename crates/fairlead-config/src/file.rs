@@ -256,6 +256,9 @@ pub struct SessionsFile {
     /// Messages waiting per stream at most.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub stream_queue: usize,
+    /// `User-Agent`s (`*` stands for anything) of clients that never send their session id back. Their
+    /// requests are served without one, as far as they can be: no questions, no subscriptions.
+    pub without_id: Vec<PatternText>,
 }
 
 impl Default for SessionsFile {
@@ -267,6 +270,7 @@ impl Default for SessionsFile {
             max_calls: 64,
             max_streams: 20_000,
             stream_queue: 256,
+            without_id: vec![PatternText(crate::Glob::new("Claude-User*").expect("invariant: a pattern of our own"))],
         }
     }
 }

@@ -110,6 +110,8 @@ pub struct Sessions {
     pub max_streams: usize,
     /// Messages waiting per stream at most.
     pub stream_queue: usize,
+    /// `User-Agent`s of clients that never send their session id back.
+    pub without_id: Vec<crate::Glob>,
 }
 
 /// Bounds and times of tasks.

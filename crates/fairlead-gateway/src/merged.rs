@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fairlead_config::ResourceUris;
 use fairlead_core::Code;
 use fairlead_upstream::{Catalog, Entry, ListingKind};
-use fairlead_wire::{CapabilitySet, Era, list, message, name};
+use fairlead_wire::{CapabilitySet, Era, message, name};
 use std::{collections::HashMap, sync::Arc};
 
 /// Where an exposed name leads.
@@ -218,7 +218,20 @@ impl Merged {
 
     /// Whose tool it is: by its exposed name, else by the name an app of its server knows it under.
     pub(crate) fn tool(&self, exposed: &str) -> Option<&Route> {
-        self.tools.get(exposed).or_else(|| self.app_tools.get(exposed)?.as_ref())
+        self.tools
+            .get(exposed)
+            .or_else(|| self.app_tools.get(exposed)?.as_ref())
+            .or_else(|| self.but_for_hyphens(exposed))
+    }
+
+    /// The one tool whose name differs from `called` in hyphens alone: some clients write `_` for them.
+    fn but_for_hyphens(&self, called: &str) -> Option<&Route> {
+        let same = |name: &str| name.len() == called.len() && name.replace('-', "_") == called;
+        let mut found = self.tools.iter().filter(|(name, _)| name.contains('-') && same(name));
+        match (found.next(), found.next()) {
+            (Some((_, route)), None) => Some(route),
+            _ => None,
+        }
     }
 
     pub(crate) fn prompt(&self, exposed: &str) -> Option<&Route> {

@@ -63,6 +63,9 @@ pub(crate) async fn get(
         return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
     }
     let session = Entry { gateway, worker, endpoint, caller, headers }.session().await?;
+    if session.is_fleeting() {
+        return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
+    }
     admit::gateway(gateway)?;
     relay::get_stream(gateway, &session).map(stream)
 }
@@ -288,6 +291,11 @@ async fn legacy_request(call: Call) -> Response<Body> {
         Method::TemplatesList => Box::pin(list_page::answer(&call, ListingKind::Templates)).await,
         Method::PromptsList => Box::pin(list_page::answer(&call, ListingKind::Prompts)).await,
         Method::SetLevel => Box::pin(session_state::set_level(&call)).await,
+        Method::Subscribe if is_fleeting(&call) => {
+            let refusal =
+                Refusal::new(Code::SessionMissing, "subscriptions belong to a session; send its `Mcp-Session-Id`");
+            refuse_call(call.era, Some(call.id()), &refusal)
+        }
         Method::Subscribe => Box::pin(session_state::subscribe(&call)).await,
         Method::Unsubscribe => Box::pin(session_state::unsubscribe(&call)).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
@@ -297,6 +305,10 @@ async fn legacy_request(call: Call) -> Response<Body> {
         Method::Other => extension(&call).await,
         _ => unknown_method(&call),
     }
+}
+
+fn is_fleeting(call: &Call) -> bool {
+    call.session.as_ref().is_some_and(|session| session.is_fleeting())
 }
 
 /// What only the server knows is passed on where server and client are of one era: on the path of a
@@ -402,6 +414,12 @@ async fn find_session(
     let mut ids = headers.get_all(header::MCP_SESSION_ID).iter();
     let id = match (ids.next().map(|id| id.to_str()), ids.next()) {
         (Some(Ok(id)), None) => id,
+        (None, _) if never_sends_its_id(endpoint, headers) => {
+            let said = headers.get(header::MCP_PROTOCOL_VERSION).and_then(|value| value.to_str().ok());
+            // Absent, the revision that had no such header is meant.
+            let revision = said.map_or(Revision::V2025_03_26, Revision::negotiate_legacy);
+            return Ok(gateway.sessions().fleeting(revision, caller, &endpoint.path));
+        }
         (None, _) => {
             return Err(Refusal::new(
                 Code::SessionMissing,
@@ -418,6 +436,12 @@ async fn find_session(
             Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
         }
     })
+}
+
+/// Whether the client is one of those that get a session and never use it.
+fn never_sends_its_id(endpoint: &Endpoint, headers: &HeaderMap) -> bool {
+    let agent = headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.is_some_and(|agent| endpoint.config.sessions.without_id.iter().any(|pattern| pattern.matches(agent)))
 }
 
 fn unsupported(version: &str) -> Refusal {

@@ -171,6 +171,11 @@ impl Session {
         }
     }
 
+    /// Whether it lives for one request alone.
+    pub(crate) fn is_fleeting(&self) -> bool {
+        self.id.is_empty()
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.state().calls.len()
     }
@@ -334,6 +339,12 @@ impl Sessions {
         Ok(session)
     }
 
+    /// A session for one request of a client that never sends an id back: nothing of it is kept.
+    pub(crate) fn fleeting(&self, revision: Revision, caller: &Caller, path: &str) -> Arc<Session> {
+        let (now, record) = (self.clock.unix_ms(), SessionRecord::default());
+        Arc::new(self.make("", revision, CapabilitySet::BARE, caller.clone(), path, now, record))
+    }
+
     fn insert(&self, session: Arc<Session>) -> Arc<Session> {
         let mut shard = self.shard(&session.id);
         if let Some(other) = shard.get(&session.id) {
@@ -469,7 +480,7 @@ impl Sessions {
     pub(crate) fn change_record(&self, session: &Session, change: impl FnOnce(&mut SessionRecord)) {
         let mut state = session.state();
         // What a request changes that outlives its session must not take the place of the tombstone.
-        if state.record.ended {
+        if state.record.ended || session.is_fleeting() {
             return;
         }
         change(&mut state.record);

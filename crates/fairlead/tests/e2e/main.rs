@@ -12,6 +12,7 @@ mod leaks;
 mod names;
 mod protocol;
 mod questions;
+mod quirks;
 mod real;
 mod reload;
 mod sessions;
