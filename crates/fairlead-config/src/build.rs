@@ -10,8 +10,8 @@ use crate::{
     },
     leaf::{PatternText, SecretText},
     model::{
-        Admin, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server, Sessions,
-        Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport,
+        Admin, Bridge, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server,
+        Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport,
     },
     reference::{is_variable, read_env_file},
     tree::{Findings, Node},
@@ -98,6 +98,7 @@ pub(crate) fn build(
             without_id: globs(file.sessions.without_id),
         },
         tasks: Tasks { max: file.tasks.max, max_per_caller: file.tasks.max_per_caller, ttl: file.tasks.ttl.0 },
+        bridge: Bridge { max_rounds: file.bridge.max_rounds },
         log: Log {
             level: file.log.level,
             format: match file.log.format {

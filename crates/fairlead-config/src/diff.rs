@@ -55,6 +55,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("catalog", old.catalog != new.catalog),
         ("sessions", old.sessions != new.sessions),
         ("tasks", old.tasks != new.tasks),
+        ("bridge", old.bridge != new.bridge),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

@@ -35,6 +35,8 @@ pub struct ConfigFile {
     pub sessions: SessionsFile,
     /// Bounds and times of tasks.
     pub tasks: TasksFile,
+    /// How the two eras of the protocol are brought together.
+    pub bridge: BridgeFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -64,6 +66,7 @@ impl Default for ConfigFile {
             catalog: CatalogFile::default(),
             sessions: SessionsFile::default(),
             tasks: TasksFile::default(),
+            bridge: BridgeFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -292,6 +295,21 @@ pub struct TasksFile {
 impl Default for TasksFile {
     fn default() -> Self {
         Self { max: 10_000, max_per_caller: 1_000, ttl: DurationText(Duration::from_secs(3600)) }
+    }
+}
+
+/// How the two eras of the protocol are brought together.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BridgeFile {
+    /// How often a modern server may ask the client of one legacy call before it is given up.
+    #[schemars(range(min = 1, max = 1_000))]
+    pub max_rounds: usize,
+}
+
+impl Default for BridgeFile {
+    fn default() -> Self {
+        Self { max_rounds: 16 }
     }
 }
 

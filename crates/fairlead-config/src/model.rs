@@ -23,6 +23,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// Bounds and times of tasks.
     pub tasks: Tasks,
+    /// How the two eras of the protocol are brought together.
+    pub bridge: Bridge,
     /// Logging.
     pub log: Log,
     /// Worker threads.
@@ -123,6 +125,13 @@ pub struct Tasks {
     pub max_per_caller: usize,
     /// How long a task is remembered at most, and how long its result may be waited for.
     pub ttl: Duration,
+}
+
+/// How the two eras of the protocol are brought together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// How often a modern server may ask the client of one legacy call before it is given up.
+    pub max_rounds: usize,
 }
 
 /// Logging.

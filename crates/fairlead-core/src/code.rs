@@ -67,6 +67,8 @@ pub enum Code {
     QuestionDeclined = 1306,
     /// The server's message is larger than its limit.
     ServerMessageTooLarge = 1307,
+    /// The server asked its caller again and again, more often than `bridge.max_rounds` allows.
+    TooManyRounds = 1308,
     /// The configuration cannot be read or is not valid.
     BadConfig = 1401,
     /// Another instance runs on this data directory.
@@ -134,6 +136,7 @@ table! {
     ServerAtCapacity 503 -31503 "the server is at capacity"
     QuestionDeclined 200 -32601 "the server's question cannot be answered"
     ServerMessageTooLarge 502 -31502 "the server's message is too large"
+    TooManyRounds 502 -31502 "the server asks without end"
     BadConfig 500 -32603 "the configuration is not valid"
     DataDirLocked 500 -32603 "another instance uses the data directory"
     DataDir 500 -32603 "the data directory cannot be used"

@@ -7,17 +7,20 @@
 
 use crate::{
     body::{Body, Chunks},
+    bridge::{self, Bridge},
     call::Call,
     dispatch::{self, Begun},
     questions::{Asked, Questions},
     record,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
-    roots, shape,
+    roots,
+    session::CallControl,
+    shape,
     voice::Voice,
 };
 use bytes::{Bytes, BytesMut};
-use fairlead_core::UpstreamError;
+use fairlead_core::{Refusal, UpstreamError};
 use fairlead_observe::{CallStatus, QuestionOutcome};
 use fairlead_upstream::{Exchange, Final, Item};
 use fairlead_wire::{Era, Frame, Kind, Method, message, sse};
@@ -27,6 +30,7 @@ use http_body_util::BodyExt;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -94,6 +98,9 @@ pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
         }
     };
     match begun {
+        Begun::Answered { answer, link } if bridge::wants_input(&call, &answer.frame, link) => {
+            streamed(call, target, Begun::Answered { answer, link })
+        }
         Begun::Answered { answer, link } => {
             record::call(&call, &target, record::status_of(&answer.frame));
             let (status, bytes) = shape::answer(&call, target.upstream.handle.config(), &answer, link);
@@ -103,17 +110,15 @@ pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
             record::failure(&call, &target, &error);
             refuse_call(call.era, Some(call.id()), &error.to_refusal(target.upstream.handle.name().as_str()))
         }
-        Begun::Spoke { exchange, frame } => streamed(call, target, Some(exchange), Some(frame)),
-        Begun::Quiet { exchange } => streamed(call, target, Some(exchange), None),
-        Begun::NeedsRoots => streamed(call, target, None, None),
+        Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::NeedsRoots => streamed(call, target, begun),
     }
 }
 
-fn streamed(call: Call, target: Target, exchange: Option<Box<Exchange>>, first: Option<Frame>) -> Response<Body> {
+fn streamed(call: Call, target: Target, begun: Begun) -> Response<Body> {
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
-        let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new() };
-        telling.run(exchange, first).await;
+        let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
+        telling.run(begun).await;
     };
     stream(Body::stream(driven(telling, receiver)))
 }
@@ -146,30 +151,36 @@ impl Stream for Driven {
     }
 }
 
-/// An exchange whose caller listens on a stream.
+/// A call whose caller listens on a stream.
 struct Telling {
     call: Call,
     target: Target,
     voice: Voice,
     asked: Vec<Asked>,
+    /// What only a call across the eras has.
+    bridge: Option<Box<Bridge>>,
 }
 
-/// Cancels the exchange of a modern client when it goes away.
+/// An exchange whose server is told when nobody waits for it any more: when its client cancels the call, and
+/// in the modern era also when the client goes away.
 struct Held {
     exchange: Box<Exchange>,
-    cancel_when_dropped: bool,
+    era: Era,
+    control: Option<Arc<CallControl>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.cancel_when_dropped {
+        if self.control.as_ref().is_some_and(|control| control.is_cancelled()) {
+            self.exchange.cancel("the client cancelled the request");
+        } else if self.era == Era::Modern {
             self.exchange.cancel("the client closed the stream");
         }
     }
 }
 
 impl Telling {
-    async fn run(&mut self, exchange: Option<Box<Exchange>>, first: Option<Frame>) {
+    async fn run(&mut self, begun: Begun) {
         let control = self.call.control.clone();
         let cancelled = async {
             match control {
@@ -177,27 +188,61 @@ impl Telling {
                 None => std::future::pending().await,
             }
         };
-        let mut cancelled = std::pin::pin!(cancelled);
-        let exchange = match exchange {
-            Some(exchange) => exchange,
-            None => {
-                let begun = async {
-                    roots::ask(&self.call, &self.voice).await;
-                    self.begin_again().await
-                };
-                tokio::select! {
-                    begun = begun => match begun {
-                        Some(exchange) => exchange,
-                        None => return,
-                    },
-                    () = &mut cancelled => {
-                        record::call(&self.call, &self.target, CallStatus::Cancelled);
-                        return;
+        tokio::select! {
+            () = self.drive(begun) => {}
+            () = cancelled => {
+                if let Some(bridge) = &mut self.bridge {
+                    bridge.withdraw(&self.voice, "the call was cancelled").await;
+                }
+                record::call(&self.call, &self.target, CallStatus::Cancelled);
+            }
+        }
+    }
+
+    /// From what has begun to the answer. A call across the eras may take several exchanges.
+    async fn drive(&mut self, mut begun: Begun) {
+        let mut may_need_roots = true;
+        loop {
+            begun = match begun {
+                Begun::Spoke { exchange, frame } => match self.hear(exchange, Some(frame)).await {
+                    Some(next) => next,
+                    None => return,
+                },
+                Begun::Quiet { exchange } => match self.hear(exchange, None).await {
+                    Some(next) => next,
+                    None => return,
+                },
+                Begun::Answered { answer, link } if bridge::wants_input(&self.call, &answer.frame, link) => {
+                    let bridge = self.bridge.get_or_insert_default();
+                    let round = bridge.round(&self.call, &self.target, &self.voice, &answer.frame);
+                    match Box::pin(round).await {
+                        Ok(next) => next,
+                        Err(refusal) => return self.refuse(&refusal).await,
                     }
                 }
-            }
-        };
-        let mut held = Held { exchange, cancel_when_dropped: self.call.era == Era::Modern };
+                Begun::Answered { answer, link } => return self.finish(&answer, link).await,
+                Begun::Failed(error) => return self.fail(&error).await,
+                Begun::NeedsRoots if may_need_roots => {
+                    may_need_roots = false;
+                    roots::ask(&self.call, &self.voice).await;
+                    let quiet = Instant::now() + self.call.endpoint.config.listen.keep_alive;
+                    dispatch::begin(&self.call, &self.target, quiet).await
+                }
+                Begun::NeedsRoots => {
+                    let error = UpstreamError::new(
+                        fairlead_core::UpstreamErrorKind::Unavailable,
+                        fairlead_core::Outcome::NotMade,
+                        "it follows roots, and the client changed its own in between",
+                    );
+                    return self.fail(&error).await;
+                }
+            };
+        }
+    }
+
+    /// Passes on what one exchange brings, until its answer. `None` when nobody is to hear that any more.
+    async fn hear(&mut self, exchange: Box<Exchange>, first: Option<Frame>) -> Option<Begun> {
+        let mut held = Held { exchange, era: self.call.era, control: self.call.control.clone() };
         if let Some(frame) = first {
             self.tell(&held.exchange, frame).await;
         }
@@ -211,29 +256,20 @@ impl Telling {
                     Ok(Item::Message(frame)) => self.tell(&held.exchange, frame).await,
                     Ok(Item::Final(answer)) => {
                         let link = held.exchange.link().peer().revision.era();
-                        self.finish(&answer, link).await;
-                        return;
+                        return Some(Begun::Answered { answer, link });
                     }
-                    Err(error) => {
-                        self.fail(&error).await;
-                        return;
-                    }
+                    Err(error) => return Some(Begun::Failed(error)),
                 },
-                () = &mut cancelled => {
-                    held.exchange.cancel("the client cancelled the request");
-                    record::call(&self.call, &self.target, CallStatus::Cancelled);
-                    return;
-                }
                 () = crate::listener::turned(&mut drain), if is_listening => {
                     // It would go on for hours; its graceful end is its result.
                     held.exchange.cancel("the gateway is shutting down");
                     record::call(&self.call, &self.target, CallStatus::Ok);
                     let _ = self.voice.say(&crate::listening::end(&self.call)).await;
-                    return;
+                    return None;
                 }
                 () = tokio::time::sleep_until(quiet) => {
                     if self.voice.keep_alive().await.is_err() {
-                        return;
+                        return None;
                     }
                 }
             }
@@ -241,39 +277,17 @@ impl Telling {
         }
     }
 
-    /// Makes the call once the roots are known.
-    async fn begin_again(&mut self) -> Option<Box<Exchange>> {
-        let quiet = Instant::now() + self.call.endpoint.config.listen.keep_alive;
-        match dispatch::begin(&self.call, &self.target, quiet).await {
-            Begun::Answered { answer, link } => {
-                self.finish(&answer, link).await;
-                None
-            }
-            Begun::Spoke { exchange, frame } => {
-                self.tell(&exchange, frame).await;
-                Some(exchange)
-            }
-            Begun::Quiet { exchange } => Some(exchange),
-            Begun::Failed(error) => {
-                self.fail(&error).await;
-                None
-            }
-            Begun::NeedsRoots => {
-                let error = UpstreamError::new(
-                    fairlead_core::UpstreamErrorKind::Unavailable,
-                    fairlead_core::Outcome::NotMade,
-                    "it follows roots, and the client changed its own in between",
-                );
-                self.fail(&error).await;
-                None
-            }
-        }
-    }
-
     /// Passes on a message of the call.
     async fn tell(&mut self, exchange: &Exchange, frame: Frame) {
         let config = self.target.upstream.handle.config();
         if frame.kind() != Kind::Request {
+            let mut frame = frame;
+            if self.call.era == Era::Legacy && exchange.link().peer().revision.era() == Era::Modern {
+                match self.bridge.get_or_insert_default().notification(&self.call, frame) {
+                    Some(bridged) => frame = bridged,
+                    None => return,
+                }
+            }
             if let Some(message) = shape::notification(&self.call, config, &frame) {
                 let _ = self.voice.say(&message).await;
             }
@@ -281,7 +295,7 @@ impl Telling {
         }
         // A question is only ever handed up when the client declared that it can be asked.
         self.asked.retain(Asked::is_open);
-        let may_ask = self.call.era == Era::Legacy && self.asked.len() < MAX_ASKED;
+        let may_ask = self.call.era == Era::Legacy && !self.call.in_batch && self.asked.len() < MAX_ASKED;
         let asked = may_ask
             .then(|| Questions::ask(&self.call.gateway, self.call.user, exchange.link(), exchange.questions(), &frame));
         match asked.flatten() {
@@ -301,6 +315,11 @@ impl Telling {
         record::call(&self.call, &self.target, record::status_of(&answer.frame));
         let (_, bytes) = shape::answer(&self.call, self.target.upstream.handle.config(), answer, link);
         let _ = self.voice.say(&bytes).await;
+    }
+
+    async fn refuse(&self, refusal: &Refusal) {
+        record::call(&self.call, &self.target, CallStatus::Refused(refusal.code));
+        let _ = self.voice.say(&call_refusal_bytes(self.call.era, Some(self.call.id()), refusal)).await;
     }
 
     async fn fail(&self, error: &UpstreamError) {

@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) capabilities: CapabilitySet,
     /// Identifies the client among this process's.
     pub(crate) user: u64,
+    /// Its answer goes into the array of a batch, where no question has a place.
+    pub(crate) in_batch: bool,
     pub(crate) control: Option<Arc<CallControl>>,
     /// `Mcp-Param-*` headers, which are passed on.
     pub(crate) param_headers: Vec<(HeaderName, HeaderValue)>,

@@ -3,11 +3,11 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{call::Call, resolve::Target};
+use crate::{bridge, call::Call, resolve::Target};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
-use fairlead_wire::{Era, Field, Frame, Method, Revision, Span, edit::Edits, header};
+use fairlead_wire::{Era, Field, Frame, Method, header};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -69,8 +69,22 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
     let purpose = if call.frame.method_class() == Method::Listen { Purpose::Session } else { Purpose::Call };
     let want = want(call, target, purpose);
     let mut again = true;
+    let mut relisted: Option<Box<Target>> = None;
     loop {
+        let target = relisted.as_deref().unwrap_or(target);
         let tried = once(call, target, &frame, &want, quiet_until).await;
+        if let Begun::Answered { answer, link: Era::Modern } = &tried
+            && answer.frame.error_code() == Some(header::HEADER_MISMATCH)
+        {
+            // The tool wants other headers than when it was listed. Those of a legacy client are the gateway's
+            // own to get right.
+            if call.era == Era::Legacy && again && Box::pin(bridge::list_anew(call, target)).await {
+                again = false;
+                relisted = Some(Box::new(target.anew()));
+                continue;
+            }
+            target.upstream.handle.refresh(call.era, call.capabilities);
+        }
         if let Begun::Failed(error) = &tried
             && again
             && may_repeat(call, target, error)
@@ -99,13 +113,7 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     let heard = unheard.exchange().next_before(quiet_until).await;
     let exchange = unheard.exchange.take().expect("invariant: taken once");
     match heard {
-        Ok(Some(Item::Final(answer))) => {
-            if answer.frame.error_code() == Some(header::HEADER_MISMATCH) {
-                // The tool wants other headers than when it was listed.
-                target.upstream.handle.refresh(call.era, call.capabilities);
-            }
-            Begun::Answered { answer, link }
-        }
+        Ok(Some(Item::Final(answer))) => Begun::Answered { answer, link },
         Ok(Some(Item::Message(frame))) => Begun::Spoke { exchange, frame },
         Ok(None) => Begun::Quiet { exchange },
         Err(error) => Begun::Failed(error),
@@ -166,7 +174,7 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
             }
         }
         (Era::Legacy, Era::Modern) => {
-            add_meta(frame, &mut edits);
+            bridge::add_meta(call, frame, &mut edits);
             let mut catalog = None;
             if let Some(tool) = target.item(&mut catalog, call)
                 && let Some(params) = &tool.param_headers
@@ -184,33 +192,4 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         _ => (call.started + timeout.call, timeout.idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
-}
-
-/// What every request to a modern server carries, for a client that does not send it.
-fn add_meta(frame: &Frame, edits: &mut Edits) {
-    let version = format!("\"{}\"", Revision::V2026_07_28.as_str());
-    let info = crate::merged::own_info();
-    let members = [
-        ("io.modelcontextprotocol/protocolVersion", version.as_str()),
-        ("io.modelcontextprotocol/clientCapabilities", "{}"),
-        ("io.modelcontextprotocol/clientInfo", info.as_str()),
-    ];
-    if let Some(meta) = frame.span(Field::Meta) {
-        for (key, value) in members {
-            edits.insert_first(meta, key, value);
-        }
-        return;
-    }
-    let all: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
-    let meta = format!("{{{}}}", all.join(","));
-    match frame.span(Field::Params) {
-        Some(params) => edits.insert_first(params, "_meta", &meta),
-        None => {
-            let bytes = frame.bytes();
-            let start = bytes.iter().position(|byte| *byte == b'{').unwrap_or(0);
-            let whole =
-                Span { start: u32::try_from(start).unwrap_or(0), end: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
-            edits.insert_first(whole, "params", &format!("{{\"_meta\":{meta}}}"));
-        }
-    }
 }

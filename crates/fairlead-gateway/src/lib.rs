@@ -13,6 +13,7 @@
 mod admit;
 mod answer;
 mod body;
+mod bridge;
 mod call;
 mod capabilities;
 mod connections;

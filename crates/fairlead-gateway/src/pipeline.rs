@@ -36,7 +36,7 @@ pub(crate) async fn post(
     headers: &HeaderMap,
     bytes: Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    let door = Entry { gateway, worker, endpoint, caller, headers };
+    let door = Entry { gateway, worker, endpoint, caller, headers, in_batch: false };
     match Incoming::parse(&bytes, &Limits::default()).map_err(|error| not_a_message(&error))? {
         // The era is a property of the message: both are served on one URL.
         Incoming::One(frame) if is_modern(&frame, headers) => Ok(door.modern(frame).await),
@@ -62,7 +62,7 @@ pub(crate) async fn get(
     if !listen::accepts_events(headers) {
         return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
     }
-    let session = Entry { gateway, worker, endpoint, caller, headers }.session().await?;
+    let session = Entry { gateway, worker, endpoint, caller, headers, in_batch: false }.session().await?;
     if session.is_fleeting() {
         return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
     }
@@ -93,7 +93,7 @@ pub(crate) async fn release(gateway: &Gateway, worker: Worker, session: &Arc<Ses
     let snapshot = gateway.snapshot();
     let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
     let headers = HeaderMap::new();
-    let entry = Entry { gateway, worker, endpoint, caller: session.caller.clone(), headers: &headers };
+    let entry = Entry { gateway, worker, endpoint, caller: session.caller.clone(), headers: &headers, in_batch: false };
     session_state::release(subscriptions, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
@@ -104,6 +104,7 @@ struct Entry<'a> {
     endpoint: &'a Arc<Endpoint>,
     caller: Caller,
     headers: &'a HeaderMap,
+    in_batch: bool,
 }
 
 impl Entry<'_> {
@@ -220,11 +221,12 @@ impl Entry<'_> {
         if frames.iter().any(|frame| frame.method_class() == Method::Initialize) {
             return Err(Refusal::new(Code::BatchNotAllowed, "`initialize` cannot be part of a batch"));
         }
+        let door = Entry { caller: self.caller.clone(), in_batch: true, ..*self };
         let wants_answers = frames.iter().any(|frame| frame.kind() == Kind::Request);
         let answers = futures_util::future::join_all(frames.into_iter().map(|frame| async {
             let id: Option<Box<str>> = frame.id().map(Into::into);
             let is_request = frame.kind() == Kind::Request;
-            let response = self.legacy(frame).await.unwrap_or_else(|refusal| refuse(id.as_deref(), &refusal));
+            let response = door.legacy(frame).await.unwrap_or_else(|refusal| refuse(id.as_deref(), &refusal));
             if is_request { answer::whole(response).await } else { None }
         }))
         .await;
@@ -273,6 +275,7 @@ impl Entry<'_> {
             capabilities: session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities),
             user: session.as_ref().map_or(SESSIONLESS, |session| session.user),
             session,
+            in_batch: self.in_batch,
             control: None,
             param_headers,
             started: Instant::now(),

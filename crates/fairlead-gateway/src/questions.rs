@@ -57,6 +57,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// The id the client knows it by.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Whether it still waits for its answer.
     pub(crate) fn is_open(&self) -> bool {
         self.questions.upgrade().is_some_and(|inner| inner.questions.lock().contains_key(&self.id))
@@ -120,11 +125,12 @@ impl Questions {
         gateway: &crate::gateway::Gateway,
         user: u64,
         method: &str,
+        params: Option<&str>,
     ) -> Option<(Asked, Bytes, oneshot::Receiver<Frame>)> {
         let (sender, receiver) = oneshot::channel();
         let id = gateway.0.questions.enter(user, Asker::Own(sender))?;
         let asked = Asked { questions: Arc::downgrade(&gateway.0), id };
-        Some((asked, message::request(&id.to_string(), method, None), receiver))
+        Some((asked, message::request(&id.to_string(), method, params), receiver))
     }
 
     /// Takes a client's answer. `None` when nobody asked this client that.

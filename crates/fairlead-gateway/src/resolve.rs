@@ -8,6 +8,7 @@ use fairlead_wire::{Era, Field, Method, edit::Edits, message, name};
 use std::sync::Arc;
 
 /// Where a call goes.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) upstream: Upstream,
     /// What the message says differently to this server.
@@ -25,6 +26,11 @@ impl Target {
     /// The server as it is, nothing renamed.
     pub(crate) fn plain(upstream: &Upstream) -> Self {
         Self::new(upstream, None)
+    }
+
+    /// The same, with what is listed of it to be looked up anew.
+    pub(crate) fn anew(&self) -> Self {
+        Self { item: None, ..self.clone() }
     }
 
     /// The listed item, for facts about it.

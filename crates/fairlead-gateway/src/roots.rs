@@ -17,7 +17,7 @@ pub(crate) async fn ask(call: &Call, voice: &Voice) {
         return;
     }
     let none = Bytes::from_static(b"{\"roots\":[]}");
-    let answer = match Questions::ask_own(&call.gateway, call.user, "roots/list") {
+    let answer = match Questions::ask_own(&call.gateway, call.user, "roots/list", None) {
         Some((_asked, question, answer)) => {
             let asked = voice.say(&question).await;
             match asked {

@@ -2,6 +2,7 @@
 //! eras the few members that differ between them. Everything else stays as it came.
 
 use crate::{
+    bridge,
     call::Call,
     capabilities, older,
     resolve::same_era,
@@ -35,6 +36,12 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
         let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{error}}}", call.id());
         return (status, text.into());
     };
+    if call.era == Era::Legacy
+        && link == Era::Modern
+        && let Some(refusal) = bridge::refused(server.name.as_str(), frame)
+    {
+        return (status, call_refusal_bytes(Era::Legacy, Some(call.id()), &refusal));
+    }
     if call.era == Era::Legacy
         && link == Era::Modern
         && frame.str(Field::ResultType).is_some_and(|kind| kind != "complete")

@@ -224,6 +224,27 @@ impl CapabilitySet {
         CapabilitySet(self.0 & !EXT_TASKS)
     }
 
+    /// What of it a client of a session can do in the revision of 2026-07-28: the same, without tasks (another feature
+    /// there) and without the announcement of changed roots (which it does not have).
+    #[must_use]
+    pub fn for_modern_server(self) -> CapabilitySet {
+        let legacy_only =
+            ROOTS_LIST_CHANGED | TASKS | TASKS_LIST | TASKS_CANCEL | TASKS_SAMPLING | TASKS_ELICITATION | EXT_TASKS;
+        CapabilitySet(self.0 & !legacy_only)
+    }
+
+    /// Whether the client says when its roots change.
+    #[must_use]
+    pub fn announces_roots(self) -> bool {
+        self.has(ROOTS_LIST_CHANGED)
+    }
+
+    /// Whether `sampling/createMessage` may offer the model tools.
+    #[must_use]
+    pub fn has_sampling_tools(self) -> bool {
+        self.has(SAMPLING_TOOLS)
+    }
+
     /// Whether `roots/list` may be asked.
     #[must_use]
     pub fn has_roots(self) -> bool {
@@ -383,6 +404,9 @@ mod tests {
         let without = full.without_task_extension();
         assert!(full.has_task_extension() && !without.has_task_extension());
         assert_eq!(without.with_task_extension(), full);
+        assert_eq!(full.for_modern_server().key(), "r-s-st-sc-ef-eu-xu-xs");
+        assert!(full.announces_roots() && !full.for_modern_server().announces_roots());
+        assert!(full.has_sampling_tools() && !CapabilitySet::parse(r#"{"sampling":{}}"#).has_sampling_tools());
         assert_eq!(format!("{:?}", CapabilitySet::BARE), "CapabilitySet(bare)");
     }
 }

@@ -31,6 +31,10 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub const MCP_PARAM_PREFIX: &str = "mcp-param-";
 /// The JSON-RPC code of every [`HeaderError`]; HTTP status 400.
 pub const HEADER_MISMATCH: i64 = -32020;
+/// The JSON-RPC code of a request that needs a capability its client did not declare; `data.requiredCapabilities` has it.
+pub const MISSING_CAPABILITY: i64 = -32021;
+/// The JSON-RPC code of a revision that is not spoken.
+pub const UNSUPPORTED_VERSION: i64 = -32022;
 
 const ENCODED_PREFIX: &str = "=?base64?";
 const ENCODED_SUFFIX: &str = "?=";

@@ -86,6 +86,16 @@ pub fn items<'a>(result_raw: &'a str, member: &str) -> Result<Vec<&'a str>, List
     Ok(items)
 }
 
+/// Every member of an object in order, as its decoded key and its raw text. Where a key occurs twice both are there.
+///
+/// # Errors
+/// [`ListError`] when the text is not an object.
+pub fn entries(object_raw: &str) -> Result<Vec<(Cow<'_, str>, &str)>, ListError> {
+    let mut entries = Vec::new();
+    members(object_raw, |key, value| entries.push((key, &object_raw[value.span.range()])))?;
+    Ok(entries)
+}
+
 /// A member's decoded string; `None` when the text is not an object, has no such member, or the member is not a string.
 #[must_use]
 pub fn string_member<'a>(object_raw: &'a str, key: &str) -> Option<Cow<'a, str>> {
@@ -135,6 +145,10 @@ mod tests {
         assert_eq!(raw_member(tool, "x"), Some("null"));
         assert_eq!(raw_member(tool, "y"), None);
         assert_eq!(string_member(tool, "n"), None);
+        let keys: Vec<_> = entries(tool).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["inner", "name", "n", "x"]);
+        assert_eq!(entries(r#"{"\u0061":1E2,"a":[]}"#).unwrap(), [("a".into(), "1E2"), ("a".into(), "[]")]);
+        assert_eq!(entries("[]"), Err(ListError::NotAnObject));
         let span = member_span(tool, "inner").unwrap();
         assert_eq!(&tool[span.range()], r#"{"name":"no"}"#);
         for bad in ["", "[]", "{", r#"{"name":"#, r#"{"name":"x"}}"#] {
