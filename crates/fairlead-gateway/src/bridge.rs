@@ -185,7 +185,9 @@ impl Bridge {
                         let outcome =
                             if answer.is_some() { QuestionOutcome::Answered } else { QuestionOutcome::TimedOut };
                         target.upstream.metrics.question(outcome);
-                        question.answer(server, answer.as_ref())
+                        let answer = question.answer(server, answer.as_ref())?;
+                    question.keep(call, &answer);
+                    Ok(answer)
                     }
                 }
             }));

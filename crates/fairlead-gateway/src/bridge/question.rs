@@ -1,6 +1,6 @@
 //! What a server wants to know, as a request that this client's revision has, and what its answer means.
 
-use crate::call::Call;
+use crate::{call::Call, roots};
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_wire::{Field, Frame, Kind, Method, Revision, list, message};
@@ -126,6 +126,16 @@ impl<'a> Question<'a> {
         }
         let roots = call.session.as_ref()?.roots()?;
         (roots.result != NO_ROOTS).then(|| roots.result.clone())
+    }
+
+    /// Keeps an answer that stays true until the client says otherwise.
+    pub(super) fn keep(&self, call: &Call, answer: &Bytes) {
+        if self.method == Method::RootsList
+            && call.capabilities.announces_roots()
+            && let Some(session) = &call.session
+        {
+            roots::keep(session, answer.clone());
+        }
     }
 
     /// What the server is told; `None` when the client never answered.

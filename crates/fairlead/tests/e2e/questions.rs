@@ -390,26 +390,6 @@ async fn request_state_keeps_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_question_that_would_have_to_cross_eras_fails_the_call_and_says_why() {
-    let server = ScriptedServer::start(Script { versions: Script::modern().versions, ..asks(Via::Call) }).await;
-    let gateway = Gateway::start(&format!("servers:\n  a: {{ url: \"{}\" }}\n", server.url())).await;
-    let ann = Person::legacy(&gateway, "/mcp", "ann").await;
-    for name in ["form", "sampling", "roots"] {
-        let answer = ann.client.request("tools/call", json!({"name": format!("a__{name}")})).await.unwrap();
-        let response = answer.response().unwrap();
-        let failed = response["error"].is_object() || response["result"]["isError"] == true;
-        assert!(failed, "{name}: {response}");
-        assert!(response.to_string().contains("FL-1306"), "{name}: {response}");
-        assert!(!response.to_string().contains("requestState"), "{name}: {response}");
-    }
-    let told = server.received_method("tools/call");
-    for call in told {
-        let declared = &call.json()["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"];
-        assert_eq!(*declared, json!({}), "what cannot be bridged is not declared");
-    }
-}
-
-#[tokio::test]
 async fn declared_capabilities_decide_the_list_of_tools() {
     let script = Script::legacy()
         .tools(1)
