@@ -13,6 +13,7 @@ pub mod diff;
 pub mod file;
 pub mod glob;
 pub mod import;
+pub mod install;
 pub mod leaf;
 mod load;
 pub mod model;

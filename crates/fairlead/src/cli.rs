@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Read the servers of a client's configuration and print them as a configuration of the gateway
     Import(Import),
+    /// Write the gateway into the configuration of a client, or take it out again
+    Install(Install),
     /// Run one of the bundled servers
     DemoServer(DemoServer),
 }
@@ -139,6 +141,33 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = installable_clients())]
+pub(crate) struct Install {
+    /// A client (see below)
+    pub(crate) client: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// A toolset, instead of everything
+    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    pub(crate) toolset: Option<String>,
+    /// The gateway's name among the client's servers
+    #[arg(long, default_value = "fairlead", value_name = "NAME")]
+    pub(crate) name: String,
+    /// Change the file of the project in this directory instead of the user's own
+    #[arg(long)]
+    pub(crate) project: bool,
+    /// Change this file
+    #[arg(long, value_name = "FILE", conflicts_with = "project")]
+    pub(crate) file: Option<PathBuf>,
+    /// Only show what would be written, and where
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) print: bool,
+    /// Take the gateway out again
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoServer {
     /// `feature` (every feature of the protocol) or `crm` (a small business server)
     pub(crate) name: String,
@@ -151,6 +180,15 @@ pub(crate) struct DemoServer {
 fn known_clients() -> String {
     let mut text = String::from("Clients:\n");
     for client in fairlead_config::import::CLIENTS {
+        text.push_str(&format!("  {:<16}{}\n", client.id, client.title));
+    }
+    text
+}
+
+/// The clients the gateway can be written into.
+fn installable_clients() -> String {
+    let mut text = String::from("Clients:\n");
+    for client in fairlead_config::install::clients() {
         text.push_str(&format!("  {:<16}{}\n", client.id, client.title));
     }
     text

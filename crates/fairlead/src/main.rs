@@ -14,6 +14,7 @@ mod demo;
 mod explain;
 mod failure;
 mod import;
+mod install;
 mod instance;
 mod linger;
 mod listing;
@@ -72,6 +73,7 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Call(arguments) => call::run(&arguments),
         cli::Command::Explain(arguments) => explain::run(&arguments),
         cli::Command::Import(arguments) => import::run(&arguments),
+        cli::Command::Install(arguments) => install::run(&arguments),
         cli::Command::DemoServer(arguments) => demo::serve(&arguments),
     }
 }
