@@ -8,7 +8,7 @@ mod json;
 mod lines;
 
 use crate::{
-    Problem,
+    Problem, Problems,
     import::MAX_IMPORT_FILE,
     reference::Env,
     syntax::{self, Syntax},
@@ -92,11 +92,12 @@ impl Format {
         project: Option<&Path>,
         home: &Path,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<PathBuf, Problem> {
+    ) -> Result<PathBuf, Problems> {
         if let Some(directory) = project {
             let Some(file) = &self.project else {
                 return Err(Problem::error(format!("{} has no configuration file for a project", self.title))
-                    .with_hint("leave `--project` out to change the user's own"));
+                    .with_hint("leave `--project` out to change the user's own")
+                    .into());
             };
             return Ok(directory.join(file));
         }
@@ -105,10 +106,9 @@ impl Format {
             // One whose directory is there is this system's.
             places.iter().find(|path| path.parent().is_some_and(Path::is_dir))
         });
-        found
-            .or(places.first())
-            .cloned()
-            .ok_or_else(|| Problem::error(format!("it is not known where {} keeps its configuration here", self.title)))
+        found.or(places.first()).cloned().ok_or_else(|| {
+            Problem::error(format!("it is not known where {} keeps its configuration here", self.title)).into()
+        })
     }
 
     /// `text` with the gateway in it, as a new entry or in place of one of its name.
@@ -116,7 +116,7 @@ impl Format {
     /// # Errors
     /// When the text is not what the client's files are, or the entry cannot be put in without changing
     /// anything else.
-    pub fn install(&self, text: &str, gateway: &Entry) -> Result<String, Problem> {
+    pub fn install(&self, text: &str, gateway: &Entry) -> Result<String, Problems> {
         let entry = Value::Object(self.filled(gateway));
         let root = self.read(text)?;
         let mut expected = plain(&root);
@@ -135,7 +135,7 @@ impl Format {
     ///
     /// # Errors
     /// As [`Format::install`].
-    pub fn remove(&self, text: &str, name: &str) -> Result<Option<String>, Problem> {
+    pub fn remove(&self, text: &str, name: &str) -> Result<Option<String>, Problems> {
         let root = self.read(text)?;
         let mut path: Vec<&str> = self.at.iter().map(String::as_str).collect();
         path.push(name);
@@ -172,7 +172,7 @@ impl Format {
         self.entry.iter().map(|(key, value)| (key.clone(), fill(value))).collect()
     }
 
-    fn read(&self, text: &str) -> Result<Node, Problem> {
+    fn read(&self, text: &str) -> Result<Node, Problems> {
         let mut findings = Findings::new();
         let name = PathBuf::from(&self.title);
         findings.sources.0.push(Source { name, base: PathBuf::new(), text: text.to_owned(), masked: Vec::new() });
@@ -187,18 +187,20 @@ impl Format {
                 reason.map_or_else(String::new, |problem| format!(" (line {}: {})", problem.line, problem.message));
             Problem::error(format!("the file is not what {} can read{reason}", self.title))
                 .with_hint("repair it first; nothing was changed")
+                .into()
         })
     }
 
-    fn checked(&self, edited: Option<String>, expected: &Value, name: &str) -> Result<String, Problem> {
+    fn checked(&self, edited: Option<String>, expected: &Value, name: &str) -> Result<String, Problems> {
         let edited = edited.ok_or_else(|| self.in_the_way(name))?;
         let says = plain(&self.read(&edited).map_err(|_| self.in_the_way(name))?);
         if without_empty(says) == without_empty(expected.clone()) { Ok(edited) } else { Err(self.in_the_way(name)) }
     }
 
-    fn in_the_way(&self, name: &str) -> Problem {
+    fn in_the_way(&self, name: &str) -> Problems {
         Problem::error(format!("`{}` of the file is written in a way that cannot be changed safely", self.at.join(".")))
             .with_hint(format!("add or remove the entry `{name}` by hand; `--print` shows it"))
+            .into()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     output,
 };
 use fairlead_config::{
-    Problem, Problems,
+    Problems,
     install::{self, Entry, Format, MAX_FILE},
 };
 use fairlead_core::Code;
@@ -37,7 +37,9 @@ pub(crate) fn run(arguments: &cli::Install) -> Result<Exit, Failure> {
     let project = arguments.project.then(|| PathBuf::from("."));
     let path = match &arguments.file {
         Some(path) => path.clone(),
-        None => client.file(project.as_deref(), &home, &environment).map_err(shown)?,
+        None => client
+            .file(project.as_deref(), &home, &environment)
+            .map_err(|problems| Failure::report(configuration::render(&problems)))?,
     };
     // A link stays a link: what it leads to is changed.
     let path = path.canonicalize().unwrap_or(path);
@@ -51,9 +53,8 @@ pub(crate) fn run(arguments: &cli::Install) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let before = read(&path)?;
-    let after = client
-        .install(before.as_deref().unwrap_or_default(), &gateway)
-        .map_err(|problem| shown(problem.in_file(&path)))?;
+    let after =
+        client.install(before.as_deref().unwrap_or_default(), &gateway).map_err(|problems| shown(problems, &path))?;
     if before.as_deref() == Some(after.as_str()) {
         eprintln!("{} has it already: {}", client.title, path.display());
         return Ok(Exit::Ok);
@@ -73,7 +74,7 @@ fn undo(client: &Format, path: &Path, name: &str) -> Result<Exit, Failure> {
         eprintln!("{} has no file {}", client.title, path.display());
         return Ok(Exit::Ok);
     };
-    let Some(without) = client.remove(&now, name).map_err(|problem| shown(problem.in_file(path)))? else {
+    let Some(without) = client.remove(&now, name).map_err(|problems| shown(problems, path))? else {
         eprintln!("`{name}` is not in {}", path.display());
         return Ok(Exit::Ok);
     };
@@ -136,8 +137,10 @@ fn gateway(arguments: &cli::Install) -> Result<Entry, Failure> {
     Ok(Entry { name: arguments.name.clone(), url, program: program.to_string_lossy().into_owned(), arguments: stdio })
 }
 
-fn shown(problem: Problem) -> Failure {
-    Failure::report(configuration::render(&Problems(vec![problem])))
+/// What is wrong with a client's file.
+fn shown(problems: Problems, path: &Path) -> Failure {
+    let problems = problems.0.into_iter().map(|problem| problem.in_file(path)).collect();
+    Failure::report(configuration::render(&Problems(problems)))
 }
 
 fn kept(path: &Path) -> PathBuf {
