@@ -186,8 +186,8 @@ impl Bridge {
                             if answer.is_some() { QuestionOutcome::Answered } else { QuestionOutcome::TimedOut };
                         target.upstream.metrics.question(outcome);
                         let answer = question.answer(server, answer.as_ref())?;
-                    question.keep(call, &answer);
-                    Ok(answer)
+                        question.keep(call, &answer);
+                        Ok(answer)
                     }
                 }
             }));

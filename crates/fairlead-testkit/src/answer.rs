@@ -14,6 +14,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     call,
     core::{Core, Listener, NEVER, tagged_notification},
+    rounds::{self, Turn},
     script::{Finish, Garbage, Script, ToolScript, is_modern_version},
     session::{Outlet, Session},
 };
@@ -187,6 +188,12 @@ async fn garble(exchange: &Exchange, script: &Script, garbage: &Garbage, id: &st
 }
 
 async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Value, incoming: &Incoming) -> Outcome {
+    if exchange.modern
+        && let Some(rounds) = script.rounds.get(method)
+        && let Turn::Answer(outcome) = rounds::turn(rounds, false, incoming)
+    {
+        return outcome;
+    }
     let result = match method {
         "initialize" => {
             let version = script.negotiate(params["protocolVersion"].as_str().unwrap_or_default());

@@ -8,6 +8,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     answer::{Exchange, Incoming, Outcome, finish},
     core::{NEVER, notification},
+    rounds::{self, Turn},
     script::{Finish, Question, Script, Step, ToolScript, Via},
     session::Outlet,
 };
@@ -53,8 +54,14 @@ async fn steps(
     params: &Value,
 ) -> Outcome {
     let mut answers = given_answers(params);
+    if exchange.modern && !tool.rounds.is_empty() {
+        match rounds::turn(&tool.rounds, tool.endless, incoming) {
+            Turn::Answer(outcome) => return outcome,
+            Turn::Through(responses) => answers = vec![responses],
+        }
+    }
     // A modern client that comes back with answers does not see the steps before them again.
-    let mut to_skip = answers.len();
+    let mut to_skip = if tool.rounds.is_empty() { answers.len() } else { 0 };
     let token = &params["_meta"]["progressToken"];
     let mut reported = 0_u64;
     for step in &tool.steps {

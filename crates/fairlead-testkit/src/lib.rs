@@ -16,6 +16,7 @@ mod client;
 mod core;
 mod fault;
 mod received;
+mod rounds;
 mod script;
 mod server;
 mod session;
@@ -27,6 +28,7 @@ pub use self::{
     client::{Answer, AnswerStream, Frame, McpClient, Reply},
     fault::{FaultProxy, Faults},
     received::Received,
+    rounds::Round,
     script::{Answers, Finish, Garbage, Hang, Question, Script, StdioScript, Step, ToolScript, Via},
     server::ScriptedServer,
 };

@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::rounds::Round;
+
 /// The whole behaviour of one scripted server.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,6 +59,8 @@ pub struct Script {
     pub garbage: BTreeMap<String, Garbage>,
     /// Results by method, as JSON text that is sent byte for byte.
     pub results: BTreeMap<String, String>,
+    /// Modern era: rounds of questions before `prompts/get` or `resources/read` is answered, by method.
+    pub rounds: BTreeMap<String, Vec<Round>>,
     /// A tool comes or goes, and everybody is told, every so many milliseconds.
     pub list_change_every_ms: Option<u64>,
     /// Whether `tools/call` with a `task` member runs as a task of revision 2025-11-25.
@@ -90,6 +94,7 @@ impl Default for Script {
             hang: Hang::Nothing,
             garbage: BTreeMap::new(),
             results: BTreeMap::new(),
+            rounds: BTreeMap::new(),
             list_change_every_ms: None,
             tasks: false,
             stdio: StdioScript::default(),
@@ -201,6 +206,12 @@ impl Script {
     /// Answers `method` with exactly this result (JSON text).
     pub fn result(mut self, method: &str, json: &str) -> Self {
         self.results.insert(method.to_owned(), json.to_owned());
+        self
+    }
+
+    /// Modern era: asks these rounds before it answers `method`.
+    pub fn rounds(mut self, method: &str, rounds: Vec<Round>) -> Self {
+        self.rounds.insert(method.to_owned(), rounds);
         self
     }
 
@@ -332,6 +343,15 @@ pub struct ToolScript {
     /// What happens before the end, in order.
     #[serde(default)]
     pub steps: Vec<Step>,
+    /// Modern era: asked before anything else happens, one `input_required` each.
+    #[serde(default)]
+    pub rounds: Vec<Round>,
+    /// Modern era: the first of `rounds` is asked for ever.
+    #[serde(default)]
+    pub endless: bool,
+    /// Modern era over HTTP: a call without this header is refused with -32020.
+    #[serde(default)]
+    pub needs_header: Option<String>,
     /// How the call ends.
     #[serde(default)]
     pub finish: Finish,
@@ -340,7 +360,34 @@ pub struct ToolScript {
 impl ToolScript {
     /// A tool that echoes.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), definition: json!({}), needs: None, steps: Vec::new(), finish: Finish::Echo }
+        Self {
+            name: name.to_owned(),
+            definition: json!({}),
+            needs: None,
+            steps: Vec::new(),
+            rounds: Vec::new(),
+            endless: false,
+            needs_header: None,
+            finish: Finish::Echo,
+        }
+    }
+
+    /// Modern era: asks this round, after those that were added before.
+    pub fn round(mut self, round: Round) -> Self {
+        self.rounds.push(round);
+        self
+    }
+
+    /// Modern era: asks the first round for ever.
+    pub fn endless(mut self) -> Self {
+        self.endless = true;
+        self
+    }
+
+    /// Modern era over HTTP: refuses a call without this header with -32020.
+    pub fn needs_header(mut self, name: &str) -> Self {
+        self.needs_header = Some(name.to_owned());
+        self
     }
 
     /// Sets the members of the listed tool.

@@ -69,7 +69,7 @@ async fn post(core: &Arc<Core>, script: &Script, headers: &HeaderMap, body: &Byt
     let header_version = text(headers, "mcp-protocol-version");
     let modern = version.or(header_version).is_some_and(is_modern_version);
     if modern || !script.is_legacy() {
-        return modern_post(core, script, incoming, version).await;
+        return modern_post(core, script, headers, incoming, version).await;
     }
     if header_version.is_some_and(|version| !script.versions.iter().any(|known| known == version)) {
         return Ok(refuse(StatusCode::BAD_REQUEST, &id, -32000, "Bad Request: Unsupported protocol version", None));
@@ -119,7 +119,13 @@ fn note(core: &Core, session: &Session, incoming: &Incoming, params: &Value) {
     }
 }
 
-async fn modern_post(core: &Arc<Core>, script: &Script, incoming: Incoming, version: Option<&str>) -> Answer {
+async fn modern_post(
+    core: &Arc<Core>,
+    script: &Script,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    version: Option<&str>,
+) -> Answer {
     let id = incoming.id().to_owned();
     if !script.is_modern() {
         return Ok(refuse(StatusCode::BAD_REQUEST, &id, -32000, "Bad Request: Server not initialized", None));
@@ -137,6 +143,15 @@ async fn modern_post(core: &Arc<Core>, script: &Script, incoming: Incoming, vers
     }
     if incoming.method.as_deref() == Some("initialize") {
         return Ok(refuse(StatusCode::NOT_FOUND, &id, -32601, "there is no method `initialize`", None));
+    }
+    let params = incoming.params();
+    let called = script.scripted_tools.iter().find(|tool| params["name"] == tool.name);
+    if incoming.method.as_deref() == Some("tools/call")
+        && let Some(header) = called.and_then(|tool| tool.needs_header.as_deref())
+        && !headers.contains_key(header)
+    {
+        let message = format!("the header `{header}` is missing");
+        return Ok(refuse(StatusCode::BAD_REQUEST, &id, -32020, &message, None));
     }
     let side = Outlet::Stream(Arc::new(StreamLog::new("none".to_owned())));
     exchange(core, script, Arc::new(Session::new(String::new(), side)), incoming, true).await

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bounds;
+mod bridge_legacy;
 mod broken;
 mod extensions;
 mod healing;
