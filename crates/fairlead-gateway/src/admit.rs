@@ -5,6 +5,7 @@ use crate::{
     session::{CallControl, Session},
     snapshot::Endpoint,
 };
+use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub(crate) fn gateway(gateway: &Gateway) -> Result<(), Refusal> {
 }
 
 /// Enters a call of a session, so that it can be cancelled, within the session's limit.
-pub(crate) fn session(endpoint: &Endpoint, session: &Session, id: &str) -> Result<Arc<CallControl>, Refusal> {
+pub(crate) fn session(endpoint: &Endpoint, session: &Session, id: Bytes) -> Result<Arc<CallControl>, Refusal> {
     let max = endpoint.config.sessions.max_calls;
     session.enter(id, max).ok_or_else(|| {
         Refusal::new(

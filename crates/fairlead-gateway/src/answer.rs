@@ -78,14 +78,15 @@ pub(crate) async fn whole(response: Response<Body>) -> Option<Bytes> {
 }
 
 /// Makes the call and answers it.
-pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
+pub(crate) async fn respond(call: Box<Call>, target: Target) -> Response<Body> {
     let keep_alive = call.endpoint.config.listen.keep_alive;
     let begun = {
-        let begin = dispatch::begin(&call, &target, Instant::now() + keep_alive);
+        let begin = dispatch::begin(&call, &target, call.started + keep_alive);
         match &call.control {
             None => begin.await,
             Some(control) => {
                 tokio::select! {
+                    biased;
                     begun = begin => begun,
                     () = control.cancelled() => {
                         // The exchange was dropped with `begin`; a stream that ends without an
@@ -114,7 +115,7 @@ pub(crate) async fn respond(call: Call, target: Target) -> Response<Body> {
     }
 }
 
-fn streamed(call: Call, target: Target, begun: Begun) -> Response<Body> {
+fn streamed(call: Box<Call>, target: Target, begun: Begun) -> Response<Body> {
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
         let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
@@ -153,7 +154,7 @@ impl Stream for Driven {
 
 /// A call whose caller listens on a stream.
 struct Telling {
-    call: Call,
+    call: Box<Call>,
     target: Target,
     voice: Voice,
     asked: Vec<Asked>,

@@ -35,6 +35,11 @@ impl Body {
         Self(Inner::Whole(None))
     }
 
+    /// Whether there is a body, and it is there as a whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.0, Inner::Whole(Some(_)))
+    }
+
     pub(crate) fn stream(chunks: Chunks) -> Self {
         Self(Inner::Stream(chunks))
     }

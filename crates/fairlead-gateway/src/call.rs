@@ -40,6 +40,11 @@ impl Call {
         self.frame.id().unwrap_or("null")
     }
 
+    /// The same as bytes: costs nothing.
+    pub(crate) fn id_bytes(&self) -> &[u8] {
+        self.frame.id_bytes().unwrap_or(b"null")
+    }
+
     /// The client's progress token, raw.
     pub(crate) fn progress_token(&self) -> Option<&str> {
         self.frame.raw(Field::ProgressToken)

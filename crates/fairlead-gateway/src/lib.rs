@@ -38,6 +38,7 @@ mod resolve;
 mod response;
 mod roots;
 mod seal;
+mod seen;
 mod session;
 mod session_state;
 mod shape;

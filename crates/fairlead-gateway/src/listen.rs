@@ -5,7 +5,8 @@ use crate::{
     body::Body,
     gateway::Gateway,
     identify, origin, pipeline,
-    response::{empty, json, refuse},
+    response::{self, empty, json, refuse},
+    seen::{Once, Seen},
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Code, Refusal};
@@ -27,25 +28,27 @@ pub enum Door {
 /// Answers one HTTP request.
 pub(crate) async fn serve(gateway: &Gateway, worker: Worker, door: Door, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    match route(gateway, worker, door, head, body).await {
+    let response = match route(gateway, worker, door, &head, body).await {
         Ok(response) => response,
         Err(refusal) => {
             gateway.metrics().refused(refusal.code);
             refuse(None, &refusal)
         }
-    }
+    };
+    response::finished(response, head.headers)
 }
 
 async fn route(
     gateway: &Gateway,
     worker: Worker,
     door: Door,
-    head: Parts,
+    head: &Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let snapshot = gateway.snapshot();
+    let seen = Seen::of(&head.headers);
     if door == Door::Public {
-        origin::check(&head.headers, &head.uri, &snapshot.config.listen)?;
+        origin::check(&seen, &head.uri, &snapshot.config.listen)?;
     }
     let path = head.uri.path();
     let Some(endpoint) = snapshot.endpoint(path) else {
@@ -60,13 +63,13 @@ async fn route(
     let caller = identify::caller(&head.headers);
     match head.method {
         Method::POST => {
-            check_media(&head.headers)?;
+            check_media(&head.headers, &seen)?;
             let listen = &snapshot.config.listen;
             let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
-            pipeline::post(gateway, worker, endpoint, caller, &head.headers, bytes).await
+            pipeline::post(gateway, worker, endpoint, caller, &head.headers, &seen, bytes).await
         }
-        Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers)).await,
-        Method::DELETE => Box::pin(pipeline::delete(gateway, worker, endpoint, &caller, &head.headers)).await,
+        Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers, &seen)).await,
+        Method::DELETE => Box::pin(pipeline::delete(gateway, worker, endpoint, &caller, &seen)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
     }
 }
@@ -90,14 +93,16 @@ fn health_answer(gateway: &Gateway, method: &Method, which: &str) -> Result<Resp
 }
 
 /// POST carries JSON and takes JSON or an event stream.
-fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_media(headers: &HeaderMap, seen: &Seen<'_>) -> Result<(), Refusal> {
     // What nearly every client sends, to the letter.
-    let is = |name, value: &str| headers.get(name).is_some_and(|sent| sent.as_bytes() == value.as_bytes());
-    if is(header::CONTENT_TYPE, "application/json") && is(header::ACCEPT, "application/json, text/event-stream") {
+    if let (Some(sent), Once::Present(taken)) = (seen.content_type, seen.accept)
+        && sent == "application/json"
+        && taken == "application/json, text/event-stream"
+    {
         return Ok(());
     }
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
+    let is_json = seen
+        .content_type
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| media_type(value).eq_ignore_ascii_case("application/json"));
     if !is_json {
@@ -162,9 +167,13 @@ async fn read_body(mut body: Incoming, limit: usize, within: Duration) -> Result
         }
         Ok(first.unwrap_or_else(|| rest.freeze()))
     };
-    match tokio::time::timeout(within, read).await {
-        Ok(read) => read,
-        Err(_) => Err(Refusal::new(Code::BodyTooSlow, "the body did not arrive in time (`listen.body_timeout`)")),
+    tokio::select! {
+        biased;
+        read = read => read,
+        // A timer is only made for a body that is not there yet.
+        () = async { tokio::time::sleep(within).await } => {
+            Err(Refusal::new(Code::BodyTooSlow, "the body did not arrive in time (`listen.body_timeout`)"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     body::Body,
     connections::{Answer, Connection, Connections, Entered, LOOK},
     gateway::Gateway,
-    listen::Door,
+    listen::{self, Door},
 };
 use fairlead_upstream::Worker;
 use http::{Request, Response};
@@ -219,7 +219,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let (gateway, worker) = (self.gateway.clone(), self.worker);
         // Boxed, so that an idle connection does not carry the room of a request.
         Box::pin(async move {
-            let response = gateway.handle(worker, Door::Public, request).await;
+            let response = listen::serve(&gateway, worker, Door::Public, request).await;
             Ok(response.map(|body| answering.with(body)))
         })
     }

@@ -1,31 +1,30 @@
 //! Whether a request may come from where it says: the guard against DNS rebinding (a web page that
 //! talks to the loopback address under its own name).
 
+use crate::seen::{Once, Seen};
 use fairlead_config::Listen;
 use fairlead_core::{Code, Refusal};
-use http::{HeaderMap, Uri, header};
+use http::Uri;
 use std::net::IpAddr;
 
 /// Checks `Host` (or the request's authority) and `Origin`.
-pub(crate) fn check(headers: &HeaderMap, uri: &Uri, listen: &Listen) -> Result<(), Refusal> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (uri.authority(), hosts.next()) {
+pub(crate) fn check(seen: &Seen<'_>, uri: &Uri, listen: &Listen) -> Result<(), Refusal> {
+    let host = match (uri.authority(), seen.host) {
+        (_, Once::Repeated) => return Err(foreign("`Host`")),
         (Some(authority), _) => authority.as_str(),
-        (None, Some(host)) => host.to_str().map_err(|_| foreign("`Host`"))?,
+        (None, Once::Present(host)) => host.to_str().map_err(|_| foreign("`Host`"))?,
         // HTTP/1.0 without a host: nothing a browser sends.
-        (None, None) => "localhost",
+        (None, Once::Absent) => "localhost",
     };
-    if hosts.next().is_some() || !is_served(host_name(host), listen) {
+    if !is_served(host_name(host), listen) {
         return Err(foreign("`Host`"));
     }
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    if let Some(origin) = origins.next() {
-        let origin = origin.to_str().map_err(|_| foreign("`Origin`"))?;
-        if origins.next().is_some() || !is_allowed_origin(origin, listen) {
-            return Err(foreign("`Origin`"));
-        }
-    }
-    Ok(())
+    let allowed = match seen.origin {
+        Once::Absent => true,
+        Once::Present(origin) => origin.to_str().is_ok_and(|origin| is_allowed_origin(origin, listen)),
+        Once::Repeated => false,
+    };
+    if allowed { Ok(()) } else { Err(foreign("`Origin`")) }
 }
 
 fn foreign(what: &str) -> Refusal {
@@ -72,6 +71,7 @@ fn is_allowed_origin(origin: &str, listen: &Listen) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, header};
 
     #[test]
     fn hosts_and_origins() {
@@ -103,12 +103,12 @@ mod tests {
             if let Some(origin) = origin {
                 headers.insert(header::ORIGIN, origin.parse().expect("header"));
             }
-            let result = check(&headers, &Uri::from_static("/mcp"), &config.listen);
+            let result = check(&Seen::of(&headers), &Uri::from_static("/mcp"), &config.listen);
             assert_eq!(result.is_ok(), allowed, "{host} {origin:?}");
         }
         let mut headers = HeaderMap::new();
         headers.append(header::HOST, "localhost".parse().expect("header"));
         headers.append(header::HOST, "evil.example.com".parse().expect("header"));
-        assert!(check(&headers, &Uri::from_static("/mcp"), &config.listen).is_err());
+        assert!(check(&Seen::of(&headers), &Uri::from_static("/mcp"), &config.listen).is_err());
     }
 }

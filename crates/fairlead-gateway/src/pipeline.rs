@@ -10,6 +10,7 @@ use crate::{
     gateway::Gateway,
     hello, list_page, listen, listening, relay, resolve,
     response::{json, refuse, refuse_call, stream},
+    seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
     snapshot::Endpoint,
@@ -34,12 +35,13 @@ pub(crate) async fn post(
     endpoint: &Arc<Endpoint>,
     caller: Caller,
     headers: &HeaderMap,
+    seen: &Seen<'_>,
     bytes: Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    let door = Entry { gateway, worker, endpoint, caller, headers, in_batch: false };
+    let door = Entry { gateway, worker, endpoint, caller, headers, seen, in_batch: false };
     match Incoming::parse(&bytes, &Limits::default()).map_err(|error| not_a_message(&error))? {
         // The era is a property of the message: both are served on one URL.
-        Incoming::One(frame) if is_modern(&frame, headers) => Ok(door.modern(frame).await),
+        Incoming::One(frame) if is_modern(&frame, seen) => Ok(door.modern(frame).await),
         Incoming::One(frame) => door.legacy(frame).await,
         Incoming::Batch(frames) => Box::pin(door.batch(frames)).await,
     }
@@ -52,8 +54,9 @@ pub(crate) async fn get(
     endpoint: &Arc<Endpoint>,
     caller: Caller,
     headers: &HeaderMap,
+    seen: &Seen<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    if says_modern(headers) {
+    if says_modern(seen) {
         return Err(Refusal::new(
             Code::HttpMethod,
             "the revision of 2026-07-28 has no GET stream; use subscriptions/listen",
@@ -62,7 +65,7 @@ pub(crate) async fn get(
     if !listen::accepts_events(headers) {
         return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
     }
-    let session = Entry { gateway, worker, endpoint, caller, headers, in_batch: false }.session().await?;
+    let session = Entry { gateway, worker, endpoint, caller, headers, seen, in_batch: false }.session().await?;
     if session.is_fleeting() {
         return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
     }
@@ -76,12 +79,12 @@ pub(crate) async fn delete(
     worker: Worker,
     endpoint: &Arc<Endpoint>,
     caller: &Caller,
-    headers: &HeaderMap,
+    seen: &Seen<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    if says_modern(headers) && !headers.contains_key(header::MCP_SESSION_ID) {
+    if says_modern(seen) && seen.session.is_absent() {
         return Err(Refusal::new(Code::HttpMethod, "the revision of 2026-07-28 has no sessions"));
     }
-    let session = find_session(gateway, endpoint, caller, headers).await?;
+    let session = find_session(gateway, endpoint, caller, &HeaderMap::new(), seen).await?;
     let subscriptions = session.subscriptions();
     gateway.sessions().end(&session);
     release(gateway, worker, &session, &subscriptions).await;
@@ -93,7 +96,9 @@ pub(crate) async fn release(gateway: &Gateway, worker: Worker, session: &Arc<Ses
     let snapshot = gateway.snapshot();
     let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
     let headers = HeaderMap::new();
-    let entry = Entry { gateway, worker, endpoint, caller: session.caller.clone(), headers: &headers, in_batch: false };
+    let seen = Seen::default();
+    let caller = session.caller.clone();
+    let entry = Entry { gateway, worker, endpoint, caller, headers: &headers, seen: &seen, in_batch: false };
     session_state::release(subscriptions, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
@@ -104,6 +109,7 @@ struct Entry<'a> {
     endpoint: &'a Arc<Endpoint>,
     caller: Caller,
     headers: &'a HeaderMap,
+    seen: &'a Seen<'a>,
     in_batch: bool,
 }
 
@@ -114,10 +120,9 @@ impl Entry<'_> {
             // Nothing is ever asked of a modern client, and closing a stream is its cancellation.
             return listen::accepted();
         }
-        let id: Box<str> = frame.id().unwrap_or("null").into();
         if let Err(refusal) = self.check_modern(&frame) {
             self.gateway.metrics().refused(refusal.code);
-            return refuse(Some(&id), &refusal);
+            return refuse(Some(frame.id().unwrap_or("null")), &refusal);
         }
         let method = frame.method_class();
         let call = self.call(frame, None);
@@ -128,14 +133,14 @@ impl Entry<'_> {
             Method::ResourcesList => Box::pin(list_page::answer(&call, ListingKind::Resources)).await,
             Method::TemplatesList => Box::pin(list_page::answer(&call, ListingKind::Templates)).await,
             Method::PromptsList => Box::pin(list_page::answer(&call, ListingKind::Prompts)).await,
-            Method::Listen if !resolve::listens_itself(&call) => listening::answer(call),
+            Method::Listen if !resolve::listens_itself(&call) => listening::answer(*call),
             Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete | Method::Listen => {
                 Box::pin(forward(call)).await
             }
             Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
                 if resolve::is_same_era_single(&call) =>
             {
-                forward(call).await
+                Box::pin(forward(call)).await
             }
             Method::Other => extension(&call).await,
             _ => unknown_method(&call),
@@ -169,25 +174,25 @@ impl Entry<'_> {
 
     /// A message of the session-based revisions.
     async fn legacy(&self, frame: Frame) -> Result<Response<Body>, Refusal> {
-        let id: Option<Box<str>> = frame.id().map(Into::into);
-        let answered = self.legacy_message(frame).await;
+        let answered = self.legacy_message(&frame).await;
         answered.or_else(|refusal| {
             self.gateway.metrics().refused(refusal.code);
-            Ok(refuse(id.as_deref(), &refusal))
+            Ok(refuse(frame.id(), &refusal))
         })
     }
 
-    async fn legacy_message(&self, frame: Frame) -> Result<Response<Body>, Refusal> {
+    async fn legacy_message(&self, frame: &Frame) -> Result<Response<Body>, Refusal> {
         if frame.kind() == Kind::Request && frame.method_class() == Method::Initialize {
             admit::gateway(self.gateway)?;
-            return Box::pin(hello::initialize(self.gateway, self.endpoint, &self.caller, &frame)).await;
+            return Box::pin(hello::initialize(self.gateway, self.endpoint, &self.caller, frame)).await;
         }
         let session = self.session().await?;
         match frame.kind() {
             Kind::Request => {
                 admit::gateway(self.gateway)?;
-                let control = admit::session(self.endpoint, &session, frame.id().unwrap_or("null"))?;
-                let mut call = self.call(frame, Some(session));
+                let id = frame.id_slice().unwrap_or(Bytes::from_static(b"null"));
+                let control = admit::session(self.endpoint, &session, id)?;
+                let mut call = self.call(frame.clone(), Some(session));
                 call.control = Some(control);
                 Ok(legacy_request(call).await)
             }
@@ -206,7 +211,7 @@ impl Entry<'_> {
                 Ok(listen::accepted())
             }
             Kind::Result | Kind::Error => {
-                Box::pin(relay::client_answered(self.gateway, self.worker, &session, &frame)).await;
+                Box::pin(relay::client_answered(self.gateway, self.worker, &session, frame)).await;
                 Ok(listen::accepted())
             }
         }
@@ -247,14 +252,15 @@ impl Entry<'_> {
     /// The session of the request. One that this process had not seen yet may have asked for things
     /// that its servers do not know any more.
     async fn session(&self) -> Result<Arc<Session>, Refusal> {
-        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers).await?;
+        let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers, self.seen).await?;
         if session.take_recalled() {
             Box::pin(session_state::restore(&session, |frame| self.call(frame, Some(Arc::clone(&session))))).await;
         }
         Ok(session)
     }
 
-    fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Call {
+    /// Boxed, because it is handed on from phase to phase.
+    fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Box<Call> {
         let era = if session.is_some() { Era::Legacy } else { Era::Modern };
         let param_headers = match era {
             Era::Legacy => Vec::new(),
@@ -266,7 +272,7 @@ impl Entry<'_> {
                 .collect(),
         };
         self.gateway.call_began();
-        Call {
+        Box::new(Call {
             gateway: self.gateway.clone(),
             worker: self.worker,
             endpoint: Arc::clone(self.endpoint),
@@ -280,12 +286,12 @@ impl Entry<'_> {
             param_headers,
             started: Instant::now(),
             frame,
-        }
+        })
     }
 }
 
 /// A request within a legacy session.
-async fn legacy_request(call: Call) -> Response<Body> {
+async fn legacy_request(call: Box<Call>) -> Response<Body> {
     know_who_serves(&call).await;
     match call.frame.method_class() {
         Method::Ping => json(StatusCode::OK, message::result(call.id(), "{}")),
@@ -327,7 +333,7 @@ async fn know_who_serves(call: &Call) {
 }
 
 /// The way of a call: find its server, send it there, bring back what comes.
-async fn forward(call: Call) -> Response<Body> {
+async fn forward(call: Box<Call>) -> Response<Body> {
     let find = |call: &Call| {
         resolve::target(call).and_then(|target| {
             resolve::check_param_headers(call, &target)?;
@@ -386,19 +392,15 @@ fn declared(frame: &Frame) -> CapabilitySet {
     }
 }
 
-fn says_modern(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::MCP_PROTOCOL_VERSION)
+fn says_modern(seen: &Seen<'_>) -> bool {
+    seen.revision
         .and_then(|value| value.to_str().ok())
         .and_then(Revision::parse)
         .is_some_and(|revision| revision.era() == Era::Modern)
 }
 
-fn is_modern(frame: &Frame, headers: &HeaderMap) -> bool {
-    frame.is_modern()
-        || (says_modern(headers)
-            && frame.method_class() != Method::Initialize
-            && !headers.contains_key(header::MCP_SESSION_ID))
+fn is_modern(frame: &Frame, seen: &Seen<'_>) -> bool {
+    frame.is_modern() || (says_modern(seen) && frame.method_class() != Method::Initialize && seen.session.is_absent())
 }
 
 async fn find_session(
@@ -406,30 +408,33 @@ async fn find_session(
     endpoint: &Endpoint,
     caller: &Caller,
     headers: &HeaderMap,
+    seen: &Seen<'_>,
 ) -> Result<Arc<Session>, Refusal> {
     // Absent: the session's own revision counts, which is also what clients that forget it mean.
-    if let Some(version) = headers.get(header::MCP_PROTOCOL_VERSION) {
+    if let Some(version) = seen.revision {
         let version = version.to_str().unwrap_or("?");
         if Revision::parse(version).is_none() {
             return Err(unsupported(version));
         }
     }
-    let mut ids = headers.get_all(header::MCP_SESSION_ID).iter();
-    let id = match (ids.next().map(|id| id.to_str()), ids.next()) {
-        (Some(Ok(id)), None) => id,
-        (None, _) if never_sends_its_id(endpoint, headers) => {
-            let said = headers.get(header::MCP_PROTOCOL_VERSION).and_then(|value| value.to_str().ok());
+    let id = match seen.session {
+        Once::Absent if never_sends_its_id(endpoint, headers) => {
             // Absent, the revision that had no such header is meant.
+            let said = seen.revision.and_then(|value| value.to_str().ok());
             let revision = said.map_or(Revision::V2025_03_26, Revision::negotiate_legacy);
             return Ok(gateway.sessions().fleeting(revision, caller, &endpoint.path));
         }
-        (None, _) => {
+        Once::Absent => {
             return Err(Refusal::new(
                 Code::SessionMissing,
                 "send `initialize` first, then its `Mcp-Session-Id` with every request",
             ));
         }
-        _ => return Err(Refusal::new(Code::SessionUnknown, "one `Mcp-Session-Id` in visible ASCII is expected")),
+        Once::Present(id) => id.to_str().ok(),
+        Once::Repeated => None,
+    };
+    let Some(id) = id else {
+        return Err(Refusal::new(Code::SessionUnknown, "one `Mcp-Session-Id` in visible ASCII is expected"));
     };
     gateway.sessions().find(id, caller, &endpoint.path).await.map_err(|error| match error {
         SessionError::Unknown => {

@@ -4,7 +4,7 @@ use crate::body::Body;
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_wire::{Era, message};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 /// "Resource not found" of the revisions before 2026-07-28 (SEP-2164 retired it).
 pub(crate) const LEGACY_RESOURCE_NOT_FOUND: i64 = -32002;
@@ -19,7 +19,27 @@ const NO_BUFFERING: HeaderValue = HeaderValue::from_static("no");
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::whole(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// Headers of a request whose room its answer takes over, at most.
+const MAX_ROOM: usize = 32;
+
+/// The last touch of every answer: a body that is not a stream is JSON. `room` is the map the request's
+/// headers came in, used again for the answer's: hyper then reads the next request into it too, and a
+/// connection needs one map instead of two for every request.
+pub(crate) fn finished(mut response: Response<Body>, mut room: HeaderMap) -> Response<Body> {
+    if room.capacity() > MAX_ROOM {
+        room = HeaderMap::new();
+    }
+    room.clear();
+    if response.body().is_whole() {
+        room.insert(header::CONTENT_TYPE, JSON);
+    }
+    if !response.headers().is_empty() {
+        room.extend(std::mem::take(response.headers_mut()));
+    }
+    *response.headers_mut() = room;
     response
 }
 

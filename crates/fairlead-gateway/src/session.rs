@@ -62,7 +62,8 @@ pub(crate) struct Session {
 
 #[derive(Default)]
 struct State {
-    calls: Vec<(Box<str>, Arc<CallControl>)>,
+    /// By the client's id (raw JSON).
+    calls: Vec<(Bytes, Arc<CallControl>)>,
     streams: Vec<Outlet>,
     roots: Option<Arc<Roots>>,
     record: SessionRecord,
@@ -145,13 +146,13 @@ impl Session {
     }
 
     /// Enters a call, so that a cancellation finds it. `None` when the session has too many.
-    pub(crate) fn enter(&self, id: &str, max: usize) -> Option<Arc<CallControl>> {
+    pub(crate) fn enter(&self, id: Bytes, max: usize) -> Option<Arc<CallControl>> {
         let control = Arc::new(CallControl::default());
         let mut state = self.state();
         if state.calls.len() >= max {
             return None;
         }
-        state.calls.push((id.into(), Arc::clone(&control)));
+        state.calls.push((id, Arc::clone(&control)));
         Some(control)
     }
 
@@ -165,7 +166,7 @@ impl Session {
 
     /// Cancels the call with the client's id `id` (raw JSON). Unknown ids are no error.
     pub(crate) fn cancel(&self, id: &str) {
-        let found = self.state().calls.iter().find(|(other, _)| &**other == id).map(|(_, control)| Arc::clone(control));
+        let found = self.state().calls.iter().find(|(other, _)| *other == id).map(|(_, control)| Arc::clone(control));
         if let Some(control) = found {
             control.cancel();
         }

@@ -59,7 +59,7 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
 }
 
 /// Tells servers what a session had asked for before a restart, or before it was forgotten here.
-pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Call) {
+pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Box<Call>) {
     let asking = |method, member, value: &str| own_request(method, member, value).map(&call);
     let telling = async {
         if let Some(call) = session.log_level().and_then(|level| asking(Method::SetLevel, "level", &level)) {
@@ -77,7 +77,7 @@ pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Call) {
 }
 
 /// Unsubscribes from what nobody else waits for. A session that comes back subscribes anew.
-pub(crate) async fn release(subscriptions: &[String], call: impl Fn(Frame) -> Call) {
+pub(crate) async fn release(subscriptions: &[String], call: impl Fn(Frame) -> Box<Call>) {
     let telling = async {
         for exposed in subscriptions {
             let Some(call) = own_request(Method::Unsubscribe, "uri", exposed).map(&call) else { continue };

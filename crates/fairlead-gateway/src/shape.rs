@@ -30,7 +30,7 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
             .unwrap_or_else(|| frame.error_code().map_or(StatusCode::OK, modern_status)),
         Era::Modern => frame.error_code().map_or(StatusCode::OK, modern_status),
     };
-    let Some(_) = frame.id() else {
+    let Some(id) = frame.id_bytes().and_then(|_| frame.span(Field::Id)) else {
         // An error that the server could not tie to the request, although the stream does.
         let error = frame.raw(Field::Error).unwrap_or("{}");
         let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{error}}}", call.id());
@@ -57,16 +57,13 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
         return (status, call_refusal_bytes(Era::Legacy, Some(call.id()), &refusal));
     }
     let mut edits = Edits::new();
-    if let Some(span) = frame.span(Field::Id) {
-        edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes()));
-    }
     if !same_era(call, link) {
         cross(call, frame, &mut edits);
     }
     if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
         prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);
     }
-    let bytes = edits.apply(frame.bytes());
+    let bytes = edits.apply_with(frame.bytes(), id, call.id_bytes());
     match &call.session {
         Some(session) if older::may_need(session.revision, link) => {
             (status, older::answer(session.revision, call.frame.method_class(), bytes))

@@ -7,7 +7,11 @@ use fairlead_core::ServerName;
 use fairlead_observe::ServerMetrics;
 use fairlead_upstream::ServerHandle;
 use fairlead_wire::{CapabilitySet, Era};
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 /// Merged catalogs kept per endpoint: one per client capability set in use.
 const MAX_MERGED: usize = 64;
@@ -105,7 +109,8 @@ pub(crate) struct Snapshot {
     pub(crate) servers: Vec<Upstream>,
     all: Arc<Endpoint>,
     toolsets: HashMap<Box<str>, Arc<Endpoint>>,
-    singles: HashMap<ServerName, Arc<Endpoint>>,
+    /// A tree: with the few names there are it is found sooner than by a hash.
+    singles: BTreeMap<ServerName, Arc<Endpoint>>,
 }
 
 impl Snapshot {

@@ -8,7 +8,11 @@ use crate::{
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_wire::{Era, Field, Frame, Method, edit::Edits, message};
+use fairlead_wire::{
+    Era, Field, Frame, Method,
+    edit::Edits,
+    message::{self, Decimal},
+};
 use http::{HeaderName, HeaderValue};
 use std::{
     future::Future,
@@ -190,13 +194,14 @@ impl Exchange {
     /// When the transport is gone before anything was sent.
     pub(crate) fn start(link: Arc<Link>, lease: Option<Lease>, worker: Worker, mut outbound: Outbound) -> Starting {
         let id = link.take_id();
-        let id_text = Bytes::from(id.to_string());
-        if let Some(span) = outbound.frame.span(Field::Id) {
-            outbound.edits.replace(span, id_text.clone());
-        }
+        let id_text = Decimal::of(id);
         if let Some(span) = outbound.frame.span(Field::ProgressToken) {
-            outbound.edits.replace(span, id_text);
+            outbound.edits.replace(span, Bytes::copy_from_slice(id_text.as_bytes()));
         }
+        let bytes = match outbound.frame.span(Field::Id) {
+            Some(span) => outbound.edits.apply_with(outbound.frame.bytes(), span, id_text.as_bytes()),
+            None => outbound.edits.apply(outbound.frame.bytes()),
+        };
         let method = outbound.frame.method_class();
         let prepared = Prepared {
             id,
@@ -206,7 +211,7 @@ impl Exchange {
                 (Era::Modern, Method::Other) => HeaderValue::from_str(outbound.frame.method()).ok(),
                 (Era::Modern, known) => Some(HeaderValue::from_static(known.as_str())),
             },
-            bytes: outbound.edits.apply(outbound.frame.bytes()),
+            bytes,
             mcp_name: outbound.mcp_name,
             headers: outbound.headers,
         };

@@ -45,6 +45,7 @@ impl Edit {
         }
     }
 
+    /// Bytes put in, at most.
     fn length(&self) -> usize {
         match self {
             Edit::Replace { text, .. } => text.len(),
@@ -150,6 +151,17 @@ impl Edits {
         }
         out.extend_from_slice(&source[at..]);
         Bytes::from(out)
+    }
+
+    /// The same with one more value replaced: most messages need nothing but another id, and take a short way.
+    #[must_use]
+    pub fn apply_with(mut self, source: &Bytes, span: Span, raw: &[u8]) -> Bytes {
+        if self.edits.is_empty() && source.get(span.range()).is_some() {
+            let (before, behind) = (&source[..span.start as usize], &source[span.end as usize..]);
+            return Bytes::from([before, raw, behind].concat());
+        }
+        self.replace(span, Bytes::copy_from_slice(raw));
+        self.apply(source)
     }
 
     fn push(&mut self, edit: Edit) {

@@ -308,6 +308,18 @@ struct Index {
     unescaped_method: Option<Box<str>>,
 }
 
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            spans: [Span::ABSENT; FIELDS],
+            kind: Kind::Request,
+            method: Method::Other,
+            error_code: 0,
+            unescaped_method: None,
+        }
+    }
+}
+
 /// One JSON-RPC message. Cloning counts references and copies nothing.
 #[derive(Clone)]
 pub struct Frame {
@@ -345,11 +357,14 @@ impl Frame {
             scanner.finish()?;
             return Err(if value.shape == Shape::Array { FrameError::Batch } else { FrameError::NotAnObject });
         }
-        let mut reader = Reader { bytes: &bytes, scanner, spans: [Span::ABSENT; FIELDS], unknown: BTreeSet::new() };
+        // Made where it stays: it is large to move.
+        let mut index = Arc::new(Index::default());
+        let filled = Arc::get_mut(&mut index).expect("invariant: nobody else has it yet");
+        let mut reader = Reader { bytes: &bytes, scanner, index: filled, unknown: BTreeSet::new() };
         reader.object(Section::Envelope)?;
         reader.scanner.finish()?;
-        let index = reader.into_index(limits)?;
-        Ok(Frame { bytes, index: Arc::new(index) })
+        reader.judge(limits)?;
+        Ok(Frame { bytes, index })
     }
 
     /// What the message is.
@@ -377,7 +392,9 @@ impl Frame {
         std::str::from_utf8(self.raw_bytes(f)?).ok()
     }
 
-    fn raw_bytes(&self, f: Field) -> Option<&[u8]> {
+    /// A member's raw JSON as bytes: costs nothing.
+    #[must_use]
+    pub fn raw_bytes(&self, f: Field) -> Option<&[u8]> {
         self.span(f).map(|span| &self.bytes[span.range()])
     }
 
@@ -397,6 +414,18 @@ impl Frame {
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.raw(Field::Id).filter(|raw| *raw != "null")
+    }
+
+    /// The same as bytes: costs nothing.
+    #[must_use]
+    pub fn id_bytes(&self) -> Option<&[u8]> {
+        self.raw_bytes(Field::Id).filter(|raw| *raw != b"null")
+    }
+
+    /// The same as a view of the frame.
+    #[must_use]
+    pub fn id_slice(&self) -> Option<Bytes> {
+        self.id_bytes().and_then(|_| self.slice(Field::Id))
     }
 
     /// The method; empty for responses.
@@ -473,14 +502,14 @@ fn check_text(bytes: &[u8]) -> Result<(), FrameError> {
     if u32::try_from(bytes.len()).is_err() {
         return Err(FrameError::TooLong);
     }
-    std::str::from_utf8(bytes).map(|_| ()).map_err(|_| FrameError::NotUtf8)
+    if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() { Ok(()) } else { Err(FrameError::NotUtf8) }
 }
 
 /// The state of one parse.
 struct Reader<'a> {
     bytes: &'a [u8],
     scanner: Scanner<'a>,
-    spans: [Span; FIELDS],
+    index: &'a mut Index,
     /// Keys of the envelope that mean nothing to us; empty in practice.
     unknown: BTreeSet<Cow<'a, str>>,
 }
@@ -504,7 +533,7 @@ impl<'a> Reader<'a> {
                 }
                 continue;
             };
-            if self.spans[field as usize] != Span::ABSENT {
+            if self.index.spans[field as usize] != Span::ABSENT {
                 return Err(duplicate(self.bytes, key));
             }
             let start = self.scanner.position();
@@ -514,7 +543,7 @@ impl<'a> Reader<'a> {
                     self.scanner.value()?;
                 }
             }
-            self.spans[field as usize] = span(start, self.scanner.position());
+            self.index.spans[field as usize] = span(start, self.scanner.position());
         }
         Ok(())
     }
@@ -529,12 +558,12 @@ impl<'a> Reader<'a> {
     }
 
     fn raw(&self, field: Field) -> Option<&'a [u8]> {
-        let span = self.spans[field as usize];
+        let span = self.index.spans[field as usize];
         (span != Span::ABSENT).then(|| &self.bytes[span.range()])
     }
 
     /// Decides what the message is, by JSON-RPC's rules.
-    fn into_index(self, limits: &Limits) -> Result<Index, FrameError> {
+    fn judge(self, limits: &Limits) -> Result<(), FrameError> {
         match self.raw(Field::JsonRpc) {
             Some(br#""2.0""#) => {}
             Some(raw) if decode_bytes(raw).as_deref() == Some("2.0") => {}
@@ -548,19 +577,12 @@ impl<'a> Reader<'a> {
             Some(raw) if is_id(raw) && raw.len() <= limits.max_id => true,
             Some(_) => return Err(FrameError::BadId),
         };
-        let mut index = Index {
-            spans: self.spans,
-            kind: Kind::Request,
-            method: Method::Other,
-            error_code: 0,
-            unescaped_method: None,
-        };
         let (result, error) = (self.raw(Field::Result), self.raw(Field::Error));
         if let Some(raw) = self.raw(Field::Method) {
             if result.is_some() || error.is_some() {
                 return Err(FrameError::NotJsonRpc("a message with a method cannot have a result or an error"));
             }
-            index.kind = match (id, has_id) {
+            let kind = match (id, has_id) {
                 (None, _) => Kind::Notification,
                 (_, true) => Kind::Request,
                 (_, false) => return Err(FrameError::BadId),
@@ -572,32 +594,34 @@ impl<'a> Reader<'a> {
             if text.is_empty() {
                 return Err(FrameError::NotJsonRpc("the method must not be empty"));
             }
-            index.method = Method::of(&text);
-            if index.method == Method::Other
+            self.index.kind = kind;
+            self.index.method = Method::of(&text);
+            if self.index.method == Method::Other
                 && let Cow::Owned(text) = text
             {
-                index.unescaped_method = Some(text.into_boxed_str());
+                self.index.unescaped_method = Some(text.into_boxed_str());
             }
-            return Ok(index);
+            return Ok(());
         }
         match (result, error) {
             (Some(_), Some(_)) => Err(FrameError::NotJsonRpc("a response cannot have both a result and an error")),
             (None, None) => Err(FrameError::NotJsonRpc("there is neither a method, nor a result, nor an error")),
             (Some(_), None) if has_id => {
-                index.kind = Kind::Result;
-                Ok(index)
+                self.index.kind = Kind::Result;
+                Ok(())
             }
             (Some(_), None) => Err(FrameError::BadId),
             (None, Some(_)) => {
-                index.kind = Kind::Error;
                 let code = self.raw(Field::ErrorCode).and_then(|raw| std::str::from_utf8(raw).ok());
-                index.error_code = code
+                let code = code
                     .and_then(|raw| raw.parse().ok())
                     .ok_or(FrameError::NotJsonRpc("an error must be an object with an integer code"))?;
                 if !matches!(self.raw(Field::ErrorMessage), Some([b'"', ..])) {
                     return Err(FrameError::NotJsonRpc("an error must have a message that is a string"));
                 }
-                Ok(index)
+                self.index.kind = Kind::Error;
+                self.index.error_code = code;
+                Ok(())
             }
         }
     }

@@ -50,6 +50,39 @@ pub fn error(id_raw: Option<&str>, code: i64, message: &str, data_raw: Option<&s
     }
 }
 
+/// A number of ours as JSON text, held in place: an id is written and compared with every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Decimal {
+    digits: [u8; Decimal::MAX],
+    start: usize,
+}
+
+impl Decimal {
+    /// Digits of the largest number.
+    const MAX: usize = 20;
+
+    /// The text of `number`.
+    #[must_use]
+    pub fn of(mut number: u64) -> Self {
+        let mut digits = [b'0'; Self::MAX];
+        let mut start = Self::MAX;
+        loop {
+            start -= 1;
+            digits[start] += (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { digits, start };
+            }
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.start..]
+    }
+}
+
 /// The text as a JSON string, quotes included.
 #[must_use]
 pub fn quote(text: &str) -> String {
@@ -81,6 +114,13 @@ mod tests {
             assert_eq!(built, text);
             let frame = Frame::parse(built, &Limits::default()).unwrap();
             assert_eq!(frame.kind() == Kind::Error, text.contains("error"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_spelled_as_everywhere() {
+        for number in [0, 1, 9, 10, 100, 12_345, 10_000_000_000_000_000_000, u64::MAX] {
+            assert_eq!(Decimal::of(number).as_bytes(), number.to_string().as_bytes());
         }
     }
 

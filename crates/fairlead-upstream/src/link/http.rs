@@ -11,7 +11,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{
-    Field, Frame, FrameError, Kind, Limits, Method, Revision, header, message,
+    Field, Frame, FrameError, Kind, Limits, Method, Revision, header,
+    message::{self, Decimal},
     sse::{SseError, SseLimits, SseParser},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as h};
@@ -383,8 +384,8 @@ fn is_sse<B>(response: &Response<B>) -> bool {
     response
         .headers()
         .get(h::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+        .and_then(|value| value.as_bytes().trim_ascii_start().first_chunk())
+        .is_some_and(|start: &[u8; 17]| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
@@ -612,8 +613,8 @@ impl AnswerStream {
     }
 
     fn check_id(&self, frame: &Frame) -> Result<(), UpstreamError> {
-        match frame.id() {
-            Some(id) if id.parse() == Ok(self.id) => Ok(()),
+        match frame.id_bytes() {
+            Some(id) if id == Decimal::of(self.id).as_bytes() => Ok(()),
             // An error that could not be tied to a request still is the answer to this POST.
             None if frame.kind() == Kind::Error => Ok(()),
             _ => Err(garbage("its answer has another id than the request")),

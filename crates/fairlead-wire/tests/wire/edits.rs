@@ -164,7 +164,11 @@ fn spans_of_another_source_do_no_harm() {
         edits.insert_first(Span { start, end }, "k", "1");
     }
     for source in ["", "{}", "null", "{\"a\":1}"] {
-        let _ = edits.apply(&Bytes::from_static(source.as_bytes()));
+        let source = Bytes::from_static(source.as_bytes());
+        let _ = edits.apply(&source);
+        for (start, end) in [(1, 90), (90, 99), (1, 0), (u32::MAX, u32::MAX)] {
+            assert_eq!(Edits::new().apply_with(&source, Span { start, end }, b"1"), source);
+        }
     }
 }
 

@@ -249,6 +249,11 @@ proptest! {
         spans.sort_by_key(|span| std::cmp::Reverse(span.start));
         let mut expected = text.clone();
         for span in spans {
+            let mut one = text.clone();
+            one.replace_range(span.range(), "\"<newer>\"");
+            prop_assert_eq!(Edits::new().apply_with(frame.bytes(), span, b"\"<newer>\""), one);
+            let most = edits.clone().apply_with(frame.bytes(), span, b"\"<newer>\"");
+            prop_assert_eq!(std::str::from_utf8(&most).unwrap().replace("<newer>", "<new>"), edits.apply(frame.bytes()));
             expected.replace_range(span.range(), "\"<new>\"");
         }
         prop_assert_eq!(edits.apply(frame.bytes()), expected);
