@@ -13,6 +13,7 @@
 //!
 //! Parameters of questions and answers are passed on as they are written: they are spliced, not built anew.
 
+mod older;
 mod question;
 mod request;
 
@@ -135,10 +136,6 @@ impl Bridge {
             None => None,
             Some(questions) => Some(self.put(call, target, voice, questions).await?),
         };
-        if target.upstream.handle.peek().era_for(Era::Legacy) != Some(Era::Modern) {
-            let text = format!("server `{server}`: it changed between two rounds of the call");
-            return Err(Refusal::new(Code::ServerLost, text));
-        }
         Ok(request::with_answers(call, target, responses.as_deref(), demand.state))
     }
 
@@ -158,6 +155,7 @@ impl Bridge {
             .map(|(key, raw)| Question::read(&asks, key, raw))
             .collect::<Result<Vec<_>, _>>()
             .inspect_err(|_| target.upstream.metrics.question(QuestionOutcome::Declined))?;
+        let changes = call.session.as_ref().map_or(0, |session| session.roots_changes());
         let mut waiting = Vec::with_capacity(prepared.len());
         for question in &prepared {
             if let Some(known) = question.known_answer(call) {
@@ -186,7 +184,7 @@ impl Bridge {
                             if answer.is_some() { QuestionOutcome::Answered } else { QuestionOutcome::TimedOut };
                         target.upstream.metrics.question(outcome);
                         let answer = question.answer(server, answer.as_ref())?;
-                        question.keep(call, &answer);
+                        question.keep(call, &answer, changes);
                         Ok(answer)
                     }
                 }

@@ -44,7 +44,7 @@ pub(crate) fn share_key(share: Share, caller: &fairlead_core::Caller, session: O
 pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
     let config = target.upstream.handle.config();
     Want {
-        era: call.era,
+        era: target.era.unwrap_or(call.era),
         capabilities: call.capabilities,
         share: share_key(config.share, &call.caller, call.session.as_ref().map(|session| session.user)),
         roots: call.session.as_ref().and_then(|session| session.roots()),
@@ -104,6 +104,10 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
         Err(LeaseError::Upstream(error)) => return Begun::Failed(error),
     };
     let link = lease.era();
+    if target.era.is_some_and(|era| era != link) {
+        let text = "it speaks another era of the protocol than before";
+        return Begun::Failed(UpstreamError::new(UpstreamErrorKind::Lost, Outcome::NotMade, text));
+    }
     let outbound = outbound(call, target, frame, link);
     let exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,

@@ -203,7 +203,7 @@ impl Entry<'_> {
                             session.cancel(request);
                         }
                     }
-                    Method::RootsListChanged => session.set_roots(None),
+                    Method::RootsListChanged => session.roots_changed(),
                     // `initialized` needs no answer and its absence wedges nothing; what else a
                     // client says on its own concerns the gateway alone.
                     _ => {}

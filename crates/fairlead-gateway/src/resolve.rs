@@ -15,12 +15,14 @@ pub(crate) struct Target {
     pub(crate) edits: Edits,
     /// The name, URI or task id under which the server knows what is asked for: `Mcp-Name`.
     pub(crate) name: Option<Box<str>>,
+    /// The era the server must be spoken to in, where that is no longer open.
+    pub(crate) era: Option<Era>,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
 impl Target {
     fn new(upstream: &Upstream, name: Option<Box<str>>) -> Self {
-        Self { upstream: upstream.clone(), edits: Edits::new(), name, item: None }
+        Self { upstream: upstream.clone(), edits: Edits::new(), name, era: None, item: None }
     }
 
     /// The server as it is, nothing renamed.

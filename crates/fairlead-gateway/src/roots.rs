@@ -1,6 +1,6 @@
 //! Asking a client for its roots, once, when a server turns out to follow them.
 
-use crate::{call::Call, questions::Questions, session::Session, voice::Voice};
+use crate::{call::Call, questions::Questions, voice::Voice};
 use bytes::Bytes;
 use fairlead_upstream::Roots;
 use fairlead_wire::{Field, Kind};
@@ -34,12 +34,12 @@ pub(crate) async fn ask(call: &Call, voice: &Voice) {
             none
         }
     };
-    keep(session, result);
+    session.set_roots(roots(result));
 }
 
-/// Keeps what a client listed, until it says that its roots changed.
-pub(crate) fn keep(session: &Session, result: Bytes) {
+/// What a client listed, with its digest.
+pub(crate) fn roots(result: Bytes) -> Arc<Roots> {
     let digest = Sha256::digest(&result);
     let digest = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
-    session.set_roots(Some(Arc::new(Roots { digest, result })));
+    Arc::new(Roots { digest, result })
 }

@@ -66,6 +66,8 @@ struct State {
     calls: Vec<(Bytes, Arc<CallControl>)>,
     streams: Vec<Outlet>,
     roots: Option<Arc<Roots>>,
+    /// How often the client said that its roots changed.
+    roots_changes: u32,
     record: SessionRecord,
 }
 
@@ -209,8 +211,28 @@ impl Session {
         self.state().roots.clone()
     }
 
-    pub(crate) fn set_roots(&self, roots: Option<Arc<Roots>>) {
-        self.state().roots = roots;
+    pub(crate) fn set_roots(&self, roots: Arc<Roots>) {
+        self.state().roots = Some(roots);
+    }
+
+    /// The client's roots are others now, whatever it said before.
+    pub(crate) fn roots_changed(&self) {
+        let mut state = self.state();
+        state.roots = None;
+        state.roots_changes = state.roots_changes.wrapping_add(1);
+    }
+
+    /// A number that differs once the client said that its roots changed.
+    pub(crate) fn roots_changes(&self) -> u32 {
+        self.state().roots_changes
+    }
+
+    /// Keeps what the client listed, unless it said since `changes` that its roots changed.
+    pub(crate) fn keep_roots(&self, roots: Arc<Roots>, changes: u32) {
+        let mut state = self.state();
+        if state.roots_changes == changes {
+            state.roots = Some(roots);
+        }
     }
 
     pub(crate) fn log_level(&self) -> Option<String> {

@@ -1,5 +1,6 @@
 //! What a server wants to know, as a request that this client's revision has, and what its answer means.
 
+use super::older;
 use crate::{call::Call, roots};
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
@@ -22,6 +23,11 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     fn garbage(&self, what: &str) -> Refusal {
         Refusal::new(Code::ServerGarbage, format!("server `{}`: {what}", self.server))
+    }
+
+    /// Whether the client's revision is from before 2025-11-25, whose questions look like today's.
+    fn is_older(&self) -> bool {
+        self.call.session.as_ref().is_none_or(|session| session.revision < Revision::V2025_11_25)
     }
 
     fn undeclared(&self, what: &str) -> Refusal {
@@ -58,17 +64,17 @@ impl<'a> Question<'a> {
             return Err(Refusal::new(Code::QuestionDeclined, text));
         }
         let declared = source.call.capabilities;
-        let whole =
-            |method, params: Option<&'a str>| Ok(Self { key, method, params: params.map(Cow::Borrowed), minted: None });
+        let whole = |method, params| Ok(Self { key, method, params, minted: None });
         match (Method::of(&method), params) {
             (Method::RootsList, _) if !declared.has_roots() => Err(source.undeclared("roots")),
-            (Method::RootsList, params) => whole(Method::RootsList, params),
+            (Method::RootsList, params) => whole(Method::RootsList, params.map(Cow::Borrowed)),
             (Method::CreateMessage, _) if !declared.has_sampling() => Err(source.undeclared("sampling")),
             (Method::CreateMessage, Some(params)) => {
                 let has = |member| list::raw_member(params, member).is_some();
                 if (has("tools") || has("toolChoice")) && !declared.has_sampling_tools() {
                     return Err(source.undeclared("sampling with tools"));
                 }
+                let params = if source.is_older() { older::sampling(params) } else { Cow::Borrowed(params) };
                 whole(Method::CreateMessage, Some(params))
             }
             (Method::ElicitationCreate, Some(params)) => Self::elicitation(source, key, params),
@@ -94,9 +100,7 @@ impl<'a> Question<'a> {
                 if !declared.has_form_elicitation() {
                     return Err(source.undeclared("elicitation"));
                 }
-                let knows_modes =
-                    source.call.session.as_ref().is_some_and(|session| session.revision >= Revision::V2025_11_25);
-                let params = if mode.is_none() || knows_modes { Cow::Borrowed(params) } else { without_mode(params) };
+                let params = if source.is_older() { older::form(params) } else { Cow::Borrowed(params) };
                 question(Some(params), None)
             }
             Some("url") => {
@@ -128,13 +132,13 @@ impl<'a> Question<'a> {
         (roots.result != NO_ROOTS).then(|| roots.result.clone())
     }
 
-    /// Keeps an answer that stays true until the client says otherwise.
-    pub(super) fn keep(&self, call: &Call, answer: &Bytes) {
+    /// Keeps an answer that stays true until the client says otherwise, which it had not done after `changes`.
+    pub(super) fn keep(&self, call: &Call, answer: &Bytes, changes: u32) {
         if self.method == Method::RootsList
             && call.capabilities.announces_roots()
             && let Some(session) = &call.session
         {
-            roots::keep(session, answer.clone());
+            session.keep_roots(roots::roots(answer.clone()), changes);
         }
     }
 
@@ -156,36 +160,6 @@ impl<'a> Question<'a> {
                 failed(format!("the client answered with error {}", frame.error_code().unwrap_or_default()))
             }
             None => failed("the client did not answer".to_owned()),
-        }
-    }
-}
-
-/// The parameters of a form for a client whose revision has no modes: every other member as it is.
-fn without_mode(params: &str) -> Cow<'_, str> {
-    let Ok(entries) = list::entries(params) else { return Cow::Borrowed(params) };
-    let kept: Vec<_> = entries
-        .iter()
-        .filter(|(key, _)| key != "mode")
-        .map(|(key, value)| format!("{}:{value}", message::quote(key)))
-        .collect();
-    Cow::Owned(format!("{{{}}}", kept.join(",")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_loses_its_mode_and_nothing_else() {
-        for (params, without) in [
-            (r#"{"mode":"form","message":"a"}"#, r#"{"message":"a"}"#),
-            (
-                r#"{"message":"a","x":1.10, "m\u006fde" : "form","y":[ 1E2 ]}"#,
-                r#"{"message":"a","x":1.10,"y":[ 1E2 ]}"#,
-            ),
-            (r#"{"mode":"form"}"#, "{}"),
-        ] {
-            assert_eq!(without_mode(params), without);
         }
     }
 }

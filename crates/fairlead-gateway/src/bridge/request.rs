@@ -2,7 +2,7 @@
 //! and in a later round what it answered.
 
 use crate::{call::Call, resolve::Target};
-use fairlead_wire::{Field, Frame, Revision, Span, edit::Edits, message};
+use fairlead_wire::{Era, Field, Frame, Revision, Span, edit::Edits, message};
 use std::{sync::Arc, time::Duration};
 
 /// How long a call waits for the tools to be listed anew.
@@ -48,7 +48,15 @@ pub(crate) fn add_meta(call: &Call, frame: &Frame, edits: &mut Edits) {
 /// The client's request once more, with what it answered and what the server gave along. Both are raw JSON; what is
 /// absent is absent, also where the client's own message had such a member.
 pub(super) fn with_answers(call: &Call, target: &Target, responses: Option<&str>, state: Option<&str>) -> Target {
+    // Only the modern era knows what these answers are.
     let mut again = target.clone();
+    again.era = Some(Era::Modern);
+    // No exchange is open while somebody thinks, so a reload may have replaced the server's owner meanwhile.
+    let snapshot = call.gateway.snapshot();
+    if let Some(current) = snapshot.servers.iter().find(|server| server.handle.name() == target.upstream.handle.name())
+    {
+        again.upstream = current.clone();
+    }
     // Without parameters nothing was named, so nothing was asked about: the server hears the same again.
     let Some(params) = call.frame.span(Field::Params) else { return again };
     for (field, key, value) in

@@ -1,6 +1,6 @@
 //! What a server may not ask, and what becomes of a call whose questions fail.
 
-use fairlead_testkit::{Reply, Round, Script, ToolScript};
+use fairlead_testkit::{Finish, Reply, Round, Script, ToolScript};
 use serde_json::{Value, json};
 
 use super::{Bridged, FORM, Person, ROOTS, SAMPLING, URL, answers, asking, everything, one};
@@ -149,4 +149,16 @@ async fn another_client_cannot_answer() {
     ann.client.post(&says("ann")).await.unwrap().finish().await.unwrap();
     let result = stream.finish().await.unwrap().result().unwrap();
     assert_eq!(answers(&result)[0]["q"]["content"]["name"], "ann");
+}
+
+#[tokio::test]
+async fn errors_of_the_modern_era_are_told_in_terms_of_the_older_ones() {
+    let error = |code: i64| ToolScript::new("t").finish(Finish::Error { code, message: "upstream's words".into() });
+    let house = Bridged::new(Script::modern()).await;
+    for (code, expected) in [(-32021, "FL-1306"), (-32022, "FL-1304"), (-32602, "upstream's words")] {
+        house.server.change(|script| script.scripted_tools = vec![error(code)]);
+        let ann = Person::new(&house.gateway.url("/servers/a/mcp"), NEWEST_LEGACY, everything()).await;
+        let message = ann.refusal("t").await;
+        assert!(message.contains(expected), "{code}: {message}");
+    }
 }

@@ -278,7 +278,8 @@ async fn a_call_that_is_cancelled_in_a_later_round_is_cancelled_at_the_server() 
 #[tokio::test]
 async fn a_person_may_think_longer_than_a_server_may_be_silent() {
     let options = ", timeout: { idle: 300ms, call: 8s }";
-    let house = Bridged::with(Script::modern().tool(asking("form", &one(FORM))), options, "").await;
+    let yaml = "listen: { address: \"127.0.0.1:0\", keep_alive: 100ms }\n";
+    let house = Bridged::with(Script::modern().tool(asking("form", &one(FORM))), options, yaml).await;
     let ann = house.person(NEWEST_LEGACY).await;
     let mut stream = ann.client.start("tools/call", json!({"name": "a__form"})).await.unwrap();
     let asked = stream.next(PATIENCE).await.unwrap().unwrap().json();
@@ -286,7 +287,70 @@ async fn a_person_may_think_longer_than_a_server_may_be_silent() {
     assert!(stream.next(Duration::from_millis(900)).await.is_err(), "nothing happens meanwhile");
     let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}});
     ann.client.post(&answer).await.unwrap().finish().await.unwrap();
-    stream.finish().await.unwrap().result().unwrap();
+    let answer = stream.finish().await.unwrap();
+    answer.result().unwrap();
+    let comments = String::from_utf8_lossy(&answer.body).matches(": keep-alive").count();
+    assert!(comments >= 3, "{comments} signs of life");
+}
+
+#[tokio::test]
+async fn older_clients_are_asked_in_their_own_words() {
+    let form = r#"{"method":"elicitation/create","params":{"mode":"form","message":"?","x":1.10,"requestedSchema":{"type":"object","properties":{"c":{"type":"string","oneOf":[{"const":"r","title":"Red"},{"const":"g","title":"Green"}]}}}}}"#;
+    let sampling = r#"{"method":"sampling/createMessage","params":{"maxTokens":9,"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}}"#;
+    let house =
+        Bridged::new(Script::modern().tool(asking("both", &format!("{{\"f\":{form},\"s\":{sampling}}}")))).await;
+    for revision in LEGACY {
+        let ann = house.person(revision).await;
+        ann.client.call("a__both", json!({})).await.unwrap();
+        let asked = ann.asked();
+        let form = &asked.iter().find(|(method, _)| method == "elicitation/create").unwrap().1;
+        let sampling = &asked.iter().find(|(method, _)| method == "sampling/createMessage").unwrap().1;
+        let choice = &form["requestedSchema"]["properties"]["c"];
+        assert_eq!(form["x"], 1.1, "{revision}");
+        if revision == NEWEST_LEGACY {
+            assert_eq!(form["mode"], "form");
+            assert_eq!(choice["oneOf"][0]["title"], "Red");
+            assert_eq!(sampling["messages"][0]["content"].as_array().unwrap().len(), 2);
+        } else {
+            assert!(form.get("mode").is_none() && choice.get("oneOf").is_none(), "{revision}: {form}");
+            assert_eq!((&choice["enum"], &choice["enumNames"]), (&json!(["r", "g"]), &json!(["Red", "Green"])));
+            let texts: Vec<_> =
+                sampling["messages"].as_array().unwrap().iter().map(|said| &said["content"]["text"]).collect();
+            assert_eq!(texts, ["a", "b"], "{revision}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_while_somebody_thinks_does_not_lose_the_call() {
+    let house = Bridged::new(Script::modern().tool(asking("form", &one(FORM)))).await;
+    let ann = house.person(NEWEST_LEGACY).await;
+    let mut stream = ann.client.start("tools/call", json!({"name": "a__form"})).await.unwrap();
+    let asked = stream.next(PATIENCE).await.unwrap().unwrap().json();
+    // The server is another one now: its owner is started anew.
+    house.gateway.reload(&format!("servers:\n  a: {{ url: \"{}\", max_calls: 7 }}\n", house.server.url())).await;
+    let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}});
+    ann.client.post(&answer).await.unwrap().finish().await.unwrap();
+    let result = stream.finish().await.unwrap().result().unwrap();
+    assert_eq!(answers(&result)[0]["q"], json!({"action": "decline"}));
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_while_it_is_asked_leaves_nothing_behind() {
+    let house = Bridged::new(Script::modern().tool(asking("form", &one(FORM)))).await;
+    let ann = house.person(NEWEST_LEGACY).await;
+    let mut stream = ann.client.start("tools/call", json!({"name": "a__form"})).await.unwrap();
+    stream.next(PATIENCE).await.unwrap().unwrap();
+    stream.vanish();
+    // Whether the call is given up at once or kept for a client that comes back, it ends with its session.
+    ann.client.delete().await.unwrap();
+    crate::support::eventually_some(PATIENCE, "no call in flight", async || {
+        let (_, metrics) = crate::support::get(&house.gateway.admin_url("/metrics")).await;
+        let calls = metrics.lines().find(|line| line.starts_with("fairlead_calls_in_flight"))?;
+        calls.ends_with(" 0").then_some(())
+    })
+    .await;
+    assert_eq!(house.calls().len(), 1);
 }
 
 #[tokio::test]
