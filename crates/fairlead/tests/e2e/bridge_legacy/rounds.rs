@@ -365,3 +365,31 @@ async fn what_nobody_answers_ends_with_the_time_of_the_call() {
     assert_eq!(answer.notifications("notifications/cancelled").len(), 1, "the question is taken back");
     assert_eq!(house.calls().len(), 1);
 }
+
+#[tokio::test]
+async fn twenty_callers_at_once_are_each_asked_their_own_questions() {
+    let tool =
+        ToolScript::new("who").sleep(20).ask(Question::Elicitation, Via::Call).ask(Question::Sampling, Via::Call);
+    let house = Bridged::new(Script::modern().tool(tool)).await;
+    let callers = (0..20).map(|number| {
+        let url = house.gateway.url("/mcp");
+        async move {
+            let says = move |method: &str, _: &Value| {
+                Reply::Result(match method {
+                    "sampling/createMessage" => json!({"role": "assistant", "model": number, "content": {}}),
+                    _ => json!({"action": "accept", "content": {"name": number}}),
+                })
+            };
+            let revision = LEGACY[number % LEGACY.len()];
+            let person = Person::answering(&url, revision, everything(), says).await;
+            for _ in 0..5 {
+                let answers = answers(&person.client.call("a__who", json!({})).await.unwrap());
+                assert_eq!(answers[0]["result"]["content"]["name"], number);
+                assert_eq!(answers[1]["result"]["model"], number);
+            }
+            assert_eq!(person.asked().len(), 10);
+        }
+    });
+    futures_util::future::join_all(callers).await;
+    assert_eq!(house.calls().len(), 20 * 5 * 3);
+}
