@@ -10,7 +10,7 @@ use crate::{
     },
     leaf::{PatternText, SecretText},
     model::{
-        Admin, Bridge, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, ResourceUris, Server,
+        Admin, Bridge, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, Park, ResourceUris, Server,
         Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport,
     },
     reference::{is_variable, read_env_file},
@@ -99,6 +99,12 @@ pub(crate) fn build(
         },
         tasks: Tasks { max: file.tasks.max, max_per_caller: file.tasks.max_per_caller, ttl: file.tasks.ttl.0 },
         bridge: Bridge { max_rounds: file.bridge.max_rounds },
+        park: Park {
+            gather: file.park.gather.0,
+            max: file.park.max,
+            max_bytes: file.park.max_bytes.0,
+            ttl: file.park.ttl.0,
+        },
         log: Log {
             level: file.log.level,
             format: match file.log.format {

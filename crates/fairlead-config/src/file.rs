@@ -37,6 +37,8 @@ pub struct ConfigFile {
     pub tasks: TasksFile,
     /// How the two eras of the protocol are brought together.
     pub bridge: BridgeFile,
+    /// Calls that wait for an answer of a client of revision 2026-07-28 to a server of an earlier one.
+    pub park: ParkFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -67,6 +69,7 @@ impl Default for ConfigFile {
             sessions: SessionsFile::default(),
             tasks: TasksFile::default(),
             bridge: BridgeFile::default(),
+            park: ParkFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -310,6 +313,32 @@ pub struct BridgeFile {
 impl Default for BridgeFile {
     fn default() -> Self {
         Self { max_rounds: 16 }
+    }
+}
+
+/// Calls that wait for an answer of a client of revision 2026-07-28 to a server of an earlier one.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParkFile {
+    /// How long further questions are waited for after the first, so that they are asked together.
+    pub gather: WaitText,
+    /// Waiting calls at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max: usize,
+    /// Bytes kept for waiting calls at most, all together.
+    pub max_bytes: SizeText,
+    /// How long a call waits for its answers.
+    pub ttl: DurationText,
+}
+
+impl Default for ParkFile {
+    fn default() -> Self {
+        Self {
+            gather: WaitText(Duration::from_millis(50)),
+            max: 1000,
+            max_bytes: SizeText(16 << 20),
+            ttl: DurationText(Duration::from_secs(300)),
+        }
     }
 }
 

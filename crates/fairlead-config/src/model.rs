@@ -25,6 +25,8 @@ pub struct Config {
     pub tasks: Tasks,
     /// How the two eras of the protocol are brought together.
     pub bridge: Bridge,
+    /// Calls that wait for an answer of their modern client.
+    pub park: Park,
     /// Logging.
     pub log: Log,
     /// Worker threads.
@@ -132,6 +134,19 @@ pub struct Tasks {
 pub struct Bridge {
     /// How often a modern server may ask the client of one legacy call before it is given up.
     pub max_rounds: usize,
+}
+
+/// Calls of modern clients that wait for an answer to a question of a legacy server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Park {
+    /// How long further questions are waited for after the first.
+    pub gather: Duration,
+    /// Waiting calls at most.
+    pub max: usize,
+    /// Bytes kept for waiting calls at most, all together.
+    pub max_bytes: usize,
+    /// How long a call waits for its answers.
+    pub ttl: Duration,
 }
 
 /// Logging.

@@ -69,6 +69,12 @@ pub enum Code {
     ServerMessageTooLarge = 1307,
     /// The server asked its caller again and again, more often than `bridge.max_rounds` allows.
     TooManyRounds = 1308,
+    /// `requestState` was not issued here, for another request or caller, was used before, or is too old.
+    BadRequestState = 1309,
+    /// The call that waited for an answer is gone with the gateway that kept it; whether it took effect is unknown.
+    ParkedCallLost = 1310,
+    /// As many calls wait for an answer of their client as may.
+    TooManyParked = 1311,
     /// The configuration cannot be read or is not valid.
     BadConfig = 1401,
     /// Another instance runs on this data directory.
@@ -137,6 +143,9 @@ table! {
     QuestionDeclined 200 -32601 "the server's question cannot be answered"
     ServerMessageTooLarge 502 -31502 "the server's message is too large"
     TooManyRounds 502 -31502 "the server asks without end"
+    BadRequestState 400 -32602 "the request state is not valid"
+    ParkedCallLost 502 -31502 "the waiting call is lost"
+    TooManyParked 503 -31503 "too many calls wait for an answer"
     BadConfig 500 -32603 "the configuration is not valid"
     DataDirLocked 500 -32603 "another instance uses the data directory"
     DataDir 500 -32603 "the data directory cannot be used"

@@ -10,6 +10,7 @@ use crate::{
     bridge::{self, Bridge},
     call::Call,
     dispatch::{self, Begun},
+    park::{self, Standing},
     questions::{Asked, Questions},
     record,
     resolve::Target,
@@ -98,27 +99,42 @@ pub(crate) async fn respond(call: Box<Call>, target: Target) -> Response<Body> {
             }
         }
     };
+    go_on(call, target, begun, Vec::new()).await
+}
+
+/// Answers a call that has begun, after what was `said` already.
+pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut said: Vec<Bytes>) -> Response<Body> {
     match begun {
         Begun::Answered { answer, link } if bridge::wants_input(&call, &answer.frame, link) => {
-            streamed(call, target, Begun::Answered { answer, link })
+            streamed(call, target, Begun::Answered { answer, link }, said)
         }
         Begun::Answered { answer, link } => {
             record::call(&call, &target, record::status_of(&answer.frame));
-            let (status, bytes) = shape::answer(&call, target.upstream.handle.config(), &answer, link);
-            json(status, bytes)
+            let (status, bytes) = park::answer(&call, &target, &answer, link);
+            park::whole(status, bytes, &said)
         }
         Begun::Failed(error) => {
             record::failure(&call, &target, &error);
             refuse_call(call.era, Some(call.id()), &error.to_refusal(target.upstream.handle.name().as_str()))
         }
-        Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::NeedsRoots => streamed(call, target, begun),
+        Begun::Spoke { exchange, frame } if park::is_question(&call, &exchange, &frame) => {
+            match Box::pin(park::ask(&call, &target, exchange, frame, None, &mut said)).await {
+                Standing::Answered(status, bytes) => park::whole(status, bytes, &said),
+                Standing::GoesOn(exchange) => streamed(call, target, Begun::Quiet { exchange }, said),
+            }
+        }
+        Begun::NeedsRoots if call.era == Era::Modern => park::needs_roots(&call, &target),
+        Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::NeedsRoots => streamed(call, target, begun, said),
     }
 }
 
-fn streamed(call: Box<Call>, target: Target, begun: Begun) -> Response<Body> {
+fn streamed(call: Box<Call>, target: Target, begun: Begun, said: Vec<Bytes>) -> Response<Body> {
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
         let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
+        for message in said {
+            let _ = telling.voice.say(&message).await;
+        }
         telling.run(begun).await;
     };
     stream(Body::stream(driven(telling, receiver)))
@@ -165,18 +181,26 @@ struct Telling {
 /// An exchange whose server is told when nobody waits for it any more: when its client cancels the call, and
 /// in the modern era also when the client goes away.
 struct Held {
-    exchange: Box<Exchange>,
+    /// `None` only while somebody else has it who cancels it in the same cases.
+    exchange: Option<Box<Exchange>>,
     era: Era,
     control: Option<Arc<CallControl>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
         if self.control.as_ref().is_some_and(|control| control.is_cancelled()) {
-            self.exchange.cancel("the client cancelled the request");
+            exchange.cancel("the client cancelled the request");
         } else if self.era == Era::Modern {
-            self.exchange.cancel("the client closed the stream");
+            exchange.cancel("the client closed the stream");
         }
+    }
+}
+
+impl Held {
+    fn exchange(&mut self) -> &mut Exchange {
+        self.exchange.as_mut().expect("invariant: given back before it is looked at again")
     }
 }
 
@@ -243,9 +267,9 @@ impl Telling {
 
     /// Passes on what one exchange brings, until its answer. `None` when nobody is to hear that any more.
     async fn hear(&mut self, exchange: Box<Exchange>, first: Option<Frame>) -> Option<Begun> {
-        let mut held = Held { exchange, era: self.call.era, control: self.call.control.clone() };
+        let mut held = Held { exchange: Some(exchange), era: self.call.era, control: self.call.control.clone() };
         if let Some(frame) = first {
-            self.tell(&held.exchange, frame).await;
+            self.tell(held.exchange(), frame).await;
         }
         let keep_alive = self.call.endpoint.config.listen.keep_alive;
         let mut quiet = Instant::now() + keep_alive;
@@ -253,17 +277,22 @@ impl Telling {
         let mut drain = self.call.gateway.drain_begins();
         loop {
             tokio::select! {
-                next = held.exchange.next() => match next {
-                    Ok(Item::Message(frame)) => self.tell(&held.exchange, frame).await,
+                next = held.exchange().next() => match next {
+                    Ok(Item::Message(frame)) if park::is_question(&self.call, held.exchange(), &frame) => {
+                        // Boxed: only a call that bridges two eras comes here.
+                        let exchange = held.exchange.take()?;
+                        held.exchange = Some(Box::pin(self.park(exchange, frame)).await?);
+                    }
+                    Ok(Item::Message(frame)) => self.tell(held.exchange(), frame).await,
                     Ok(Item::Final(answer)) => {
-                        let link = held.exchange.link().peer().revision.era();
+                        let link = held.exchange().link().peer().revision.era();
                         return Some(Begun::Answered { answer, link });
                     }
                     Err(error) => return Some(Begun::Failed(error)),
                 },
                 () = crate::listener::turned(&mut drain), if is_listening => {
                     // It would go on for hours; its graceful end is its result.
-                    held.exchange.cancel("the gateway is shutting down");
+                    held.exchange().cancel("the gateway is shutting down");
                     record::call(&self.call, &self.target, CallStatus::Ok);
                     let _ = self.voice.say(&crate::listening::end(&self.call)).await;
                     return None;
@@ -278,10 +307,25 @@ impl Telling {
         }
     }
 
+    /// Has the call wait for its client; the exchange comes back when it is not asked after all.
+    async fn park(&self, exchange: Box<Exchange>, question: Frame) -> Option<Box<Exchange>> {
+        let nothing = &mut Vec::new();
+        match park::ask(&self.call, &self.target, exchange, question, Some(&self.voice), nothing).await {
+            Standing::GoesOn(exchange) => Some(exchange),
+            Standing::Answered(_, bytes) => {
+                let _ = self.voice.say(&bytes).await;
+                None
+            }
+        }
+    }
+
     /// Passes on a message of the call.
     async fn tell(&mut self, exchange: &Exchange, frame: Frame) {
         let config = self.target.upstream.handle.config();
         if frame.kind() != Kind::Request {
+            if park::is_of_questions(&self.call, exchange, &frame) {
+                return;
+            }
             let mut frame = frame;
             if self.call.era == Era::Legacy && exchange.link().peer().revision.era() == Era::Modern {
                 match self.bridge.get_or_insert_default().notification(&self.call, frame) {
@@ -314,7 +358,7 @@ impl Telling {
 
     async fn finish(&self, answer: &Final, link: Era) {
         record::call(&self.call, &self.target, record::status_of(&answer.frame));
-        let (_, bytes) = shape::answer(&self.call, self.target.upstream.handle.config(), answer, link);
+        let (_, bytes) = park::answer(&self.call, &self.target, answer, link);
         let _ = self.voice.say(&bytes).await;
     }
 

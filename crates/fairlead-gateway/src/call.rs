@@ -2,6 +2,7 @@
 
 use crate::{
     gateway::Gateway,
+    park::Brought,
     session::{CallControl, Session},
     snapshot::Endpoint,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) session: Option<Arc<Session>>,
     /// What the client declared that it can do: with its session, or with this very request.
     pub(crate) capabilities: CapabilitySet,
+    /// What a modern client brought with it when it made the request again.
+    pub(crate) brought: Option<Box<Brought>>,
     /// Identifies the client among this process's.
     pub(crate) user: u64,
     /// Its answer goes into the array of a batch, where no question has a place.

@@ -44,8 +44,8 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
         if let Some(resources) = list::raw_member(&peer.capabilities, "resources") {
             subscribe |= same_era && list::raw_member(resources, "subscribe") == Some("true");
         }
-        // The level of a session goes with every request to a modern server.
-        if (same_era || era == Era::Legacy) && list::raw_member(&peer.capabilities, "logging").is_some() {
+        // The level of a session goes with every request to a modern server, that of a request to a legacy one before it.
+        if list::raw_member(&peer.capabilities, "logging").is_some() {
             members.insert("logging", "{}".to_owned());
         }
     }

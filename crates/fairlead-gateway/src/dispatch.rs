@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// How long a listen stream may live before the client opens it again.
 const LISTEN: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a legacy server may take to be told the log level of a request.
+const LEVEL_WAIT: Duration = Duration::from_secs(2);
+
 /// An exchange that has begun, and what it brought first.
 pub(crate) enum Begun {
     /// The answer.
@@ -47,7 +50,11 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         era: target.era.unwrap_or(call.era),
         capabilities: call.capabilities,
         share: share_key(config.share, &call.caller, call.session.as_ref().map(|session| session.user)),
-        roots: call.session.as_ref().and_then(|session| session.roots()),
+        roots: match (&call.session, &call.brought) {
+            (Some(session), _) => session.roots(),
+            (None, Some(brought)) => brought.roots.clone(),
+            (None, None) => None,
+        },
         user: call.user,
         purpose,
         deadline: counts_from(call) + config.timeout.call,
@@ -107,6 +114,13 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     if target.era.is_some_and(|era| era != link) {
         let text = "it speaks another era of the protocol than before";
         return Begun::Failed(UpstreamError::new(UpstreamErrorKind::Lost, Outcome::NotMade, text));
+    }
+    if call.era == Era::Modern
+        && link == Era::Legacy
+        && let Some(level) = call.frame.str(Field::MetaLogLevel)
+        && crate::shape::is_level(&level)
+    {
+        Box::pin(lease.log_from(&level, Instant::now() + LEVEL_WAIT)).await;
     }
     let outbound = outbound(call, target, frame, link);
     let exchange = match lease.start(call.worker, outbound).begun().await {
@@ -171,9 +185,14 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         (Era::Modern, Era::Modern) => headers.clone_from(&call.param_headers),
         (Era::Modern, Era::Legacy) => {
             // A dual-era server would take a request with these members for a modern one.
-            for field in
-                [Field::MetaProtocolVersion, Field::MetaClientCapabilities, Field::MetaClientInfo, Field::MetaLogLevel]
-            {
+            for field in [
+                Field::MetaProtocolVersion,
+                Field::MetaClientCapabilities,
+                Field::MetaClientInfo,
+                Field::MetaLogLevel,
+                Field::RequestState,
+                Field::InputResponses,
+            ] {
                 edits.remove_member(frame, field);
             }
         }

@@ -60,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) sessions: Sessions,
     pub(crate) questions: Questions,
+    pub(crate) parking: crate::park::Parking,
     /// Seals the handles that are given to clients, each for its own purpose.
     pub(crate) sealer: Sealer,
     pub(crate) listeners: crate::listening::Listeners,
@@ -99,6 +100,8 @@ pub struct Counts {
     pub streams: usize,
     /// Calls in flight.
     pub calls: usize,
+    /// Calls that wait for an answer of their modern client.
+    pub parked: usize,
 }
 
 impl Gateway {
@@ -118,6 +121,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics)),
             sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
             questions: Questions::default(),
+            parking: crate::park::Parking::new(),
             sealer: Sealer::new(&seal_key),
             listeners: crate::listening::Listeners::default(),
             environment,
@@ -286,6 +290,7 @@ impl Gateway {
             sessions: self.0.sessions.len(),
             streams: self.0.streams.load(Ordering::Relaxed),
             calls: self.0.calls.load(Ordering::Relaxed),
+            parked: self.0.parking.len(),
         }
     }
 
@@ -323,6 +328,7 @@ impl Gateway {
     /// Closes every server and ends every task.
     pub async fn stop(&self) {
         self.start_drain();
+        self.0.parking.clear();
         let running: Vec<_> = self.0.running.lock().expect("invariant: no panic under this lock").drain().collect();
         let mut stopping = JoinSet::new();
         for (_, (running, relaying)) in running {
@@ -339,6 +345,11 @@ impl Gateway {
 
     pub(crate) fn epoch(&self) -> u64 {
         self.0.environment.epoch.load(Ordering::Acquire)
+    }
+
+    /// Wall time in milliseconds.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.0.environment.clock.unix_ms()
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -29,6 +29,7 @@ mod listening;
 mod merged;
 mod older;
 mod origin;
+mod park;
 mod pipeline;
 mod questions;
 mod quirks;

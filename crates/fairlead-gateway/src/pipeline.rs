@@ -8,7 +8,7 @@ use crate::{
     call::Call,
     capabilities,
     gateway::Gateway,
-    hello, list_page, listen, listening, relay, resolve,
+    hello, list_page, listen, listening, park, relay, resolve,
     response::{json, refuse, refuse_call, stream},
     seen::{Once, Seen},
     session::{Session, SessionError},
@@ -272,16 +272,24 @@ impl Entry<'_> {
                 .collect(),
         };
         self.gateway.call_began();
+        let capabilities = session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities);
+        let user = match &session {
+            Some(session) => session.user,
+            // Two calls that can be asked are never taken for one client's.
+            None if capabilities.asks_anything() => self.gateway.sessions().take_user(),
+            None => SESSIONLESS,
+        };
         Box::new(Call {
             gateway: self.gateway.clone(),
             worker: self.worker,
             endpoint: Arc::clone(self.endpoint),
             era,
             caller: self.caller.clone(),
-            capabilities: session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities),
-            user: session.as_ref().map_or(SESSIONLESS, |session| session.user),
+            capabilities,
+            user,
             session,
             in_batch: self.in_batch,
+            brought: None,
             control: None,
             param_headers,
             started: Instant::now(),
@@ -358,6 +366,8 @@ async fn forward(call: Box<Call>) -> Response<Body> {
         target = skills::target(&call, &uri).map_or(target, Ok);
     }
     match target {
+        // A modern client comes back with answers to what a legacy server asked.
+        Ok(target) if park::is_retry(&call, &target) => Box::pin(park::retry(call, target)).await,
         Ok(target) => answer::respond(call, target).await,
         Err(refusal) if refusal.code == Code::HeaderMismatch => {
             call.gateway.metrics().refused(refusal.code);

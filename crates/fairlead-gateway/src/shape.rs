@@ -19,6 +19,10 @@ use http::StatusCode;
 /// The invalid-params code, which modern servers use for a resource that is not there.
 const INVALID_PARAMS: i64 = -32602;
 
+/// "URL elicitation required" of 2025-11-25, which must not be sent in the modern era.
+const LEGACY_URL_REQUIRED: i64 = -32042;
+const INTERNAL_ERROR: i64 = -32603;
+
 /// The answer of a call.
 pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Final, link: Era) -> (StatusCode, Bytes) {
     let frame = &answer.frame;
@@ -78,6 +82,9 @@ fn cross(call: &Call, frame: &Frame, edits: &mut Edits) {
     match (frame.kind(), call.era) {
         (Kind::Error, Era::Modern) if frame.error_code() == Some(LEGACY_RESOURCE_NOT_FOUND) => {
             replace_code(frame, INVALID_PARAMS, edits);
+        }
+        (Kind::Error, Era::Modern) if frame.error_code() == Some(LEGACY_URL_REQUIRED) => {
+            replace_code(frame, INTERNAL_ERROR, edits);
         }
         (Kind::Error, Era::Legacy) if is_read && frame.error_code() == Some(INVALID_PARAMS) => {
             replace_code(frame, LEGACY_RESOURCE_NOT_FOUND, edits);

@@ -128,18 +128,25 @@ impl OpenQuestions {
 
 /// Counts an exchange on its link for as long as it lives, sending it included.
 #[derive(Debug)]
-struct OnLink(Arc<Link>);
+struct OnLink {
+    link: Arc<Link>,
+    /// It took the link for itself in mid-call.
+    occupies: bool,
+}
 
 impl OnLink {
     fn new(link: Arc<Link>) -> Self {
         link.began();
-        Self(link)
+        Self { link, occupies: false }
     }
 }
 
 impl Drop for OnLink {
     fn drop(&mut self) {
-        self.0.ended();
+        if self.occupies {
+            self.link.vacate();
+        }
+        self.link.ended();
     }
 }
 
@@ -231,13 +238,13 @@ impl Exchange {
                 _lease: lease,
             })
         };
-        match &link.0.wire {
+        match &link.link.wire {
             Wire::Http(http) => {
                 let wire = WireExchange::Http(http.send(worker, prepared));
                 Starting(Start::Begun(on(wire, link)))
             }
             Wire::Stdio(_) => Starting(Start::Waiting(Box::pin(async move {
-                let wire = link.0.send_line(prepared, deadline).await?;
+                let wire = link.link.send_line(prepared, deadline).await?;
                 Ok(on(WireExchange::Stdio(wire), link))
             }))),
         }
@@ -246,7 +253,7 @@ impl Exchange {
     /// The link in use: answers to the server's questions go through it.
     #[must_use]
     pub fn link(&self) -> &Arc<Link> {
-        &self.link.0
+        &self.link.link
     }
 
     /// Waits for what comes next. Cancel safe: a dropped wait loses nothing.
@@ -289,7 +296,7 @@ impl Exchange {
     fn too_late(&mut self, until: Instant) -> UpstreamError {
         let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
         self.cancel("timed out");
-        let link = &self.link.0;
+        let link = &self.link.link;
         link.inbound.tell(LinkEvent::Suspect { link: link.id });
         UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, format!("the server did not answer {waited}"))
     }
@@ -301,18 +308,32 @@ impl Exchange {
         &self.questions
     }
 
+    /// Puts the call's deadline off: the time somebody thinks about an answer is not the server's.
+    pub fn put_off(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.heard = Instant::now();
+    }
+
+    /// Keeps callers that want a link for themselves off this one, where nobody has it yet: the call stays for
+    /// long, and while there are two a question that names no call can be put to neither.
+    pub fn occupy(&mut self, user: u64) {
+        if !self.link.occupies {
+            self.link.occupies = self.link.link.try_occupy(user);
+        }
+    }
+
     /// Tells the server that nobody waits any more, and ends the exchange.
     pub fn cancel(&mut self, reason: &str) {
         if self.done {
             return;
         }
         self.done = true;
-        let by_stream =
-            matches!(self.wire, WireExchange::Http(_)) && self.link.0.peer.revision.era() == fairlead_wire::Era::Modern;
+        let by_stream = matches!(self.wire, WireExchange::Http(_))
+            && self.link.link.peer.revision.era() == fairlead_wire::Era::Modern;
         if !by_stream && self.method != Method::Initialize {
             let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.id, message::quote(reason));
             let notice = message::notification("notifications/cancelled", Some(&params));
-            self.link.0.inbound.tell(LinkEvent::Push { link: self.link.0.id, message: notice });
+            self.link.link.inbound.tell(LinkEvent::Push { link: self.link.link.id, message: notice });
         }
         if let WireExchange::Http(exchange) = &mut self.wire {
             exchange.abandon();

@@ -1,18 +1,21 @@
 //! The side of an owner that calls see: the published view, and leases on links.
 
 use crate::{
-    catalog::Catalog,
+    catalog::{self, Catalog},
     event::ServerEvent,
     exchange::{Exchange, Outbound, Starting},
     http_client::Worker,
     link::{Link, LinkKey, Roots, ShareKey},
-    owner::{Command, remembered::Remembered},
+    owner::{
+        Command,
+        remembered::{self, Remembered},
+    },
     view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
 use fairlead_config::{Server, Share, Transport};
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
-use fairlead_wire::{CapabilitySet, Era};
+use fairlead_wire::{CapabilitySet, Era, list, message};
 use std::{
     collections::HashMap,
     fmt,
@@ -93,7 +96,7 @@ pub struct ServerHandle(pub(crate) Arc<Shared>);
 pub struct Want {
     /// The client's era: it is served in it where the server speaks it.
     pub era: Era,
-    /// What the caller declared. A legacy server of a modern client is told nothing of it.
+    /// What the caller declared, with its session or with the request: what a legacy server is told.
     pub capabilities: CapabilitySet,
     /// What the configuration keeps apart.
     pub share: ShareKey,
@@ -158,6 +161,28 @@ impl Lease {
     #[must_use]
     pub fn era(&self) -> Era {
         self.link.peer().revision.era()
+    }
+
+    /// Sees to it that a legacy server logs from `level` on, for a request that says so by itself. The link is told
+    /// once for every level that is more talkative than those before; a server that does not answer in time is
+    /// called all the same.
+    pub async fn log_from(&self, level: &str, until: Instant) {
+        let peer = self.link.peer();
+        if peer.revision.era() != Era::Legacy || list::raw_member(&peer.capabilities, "logging").is_none() {
+            return;
+        }
+        let loudest = self.shared.remembered.loudest(level);
+        if !self.link.learns_level(remembered::rank(&loudest)) {
+            return;
+        }
+        let pools = self.shared.pools.load();
+        let memory = Memory::LogLevel { key: self.link.key().clone(), level: loudest.clone() };
+        self.shared.remembered.note(memory, |key| pools.contains_key(key));
+        drop(pools);
+        let params = format!("{{\"level\":{}}}", message::quote(&loudest));
+        if let Err(error) = catalog::ask(&self.link, "logging/setLevel", Some(&params), until).await {
+            tracing::debug!(server = %self.shared.server.name, %error, "the server was not told the log level");
+        }
     }
 
     /// Sends a request over the link. The lease lasts as long as the exchange.

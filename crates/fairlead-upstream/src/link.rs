@@ -133,6 +133,8 @@ pub struct Link {
     in_flight: AtomicUsize,
     busy: AtomicBool,
     last_user: AtomicU64,
+    /// The most talkative log level that requests had the server told, as a rank.
+    level: AtomicUsize,
     opened: Instant,
     last_used_ms: AtomicU64,
 }
@@ -156,6 +158,7 @@ impl Link {
             in_flight: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
             last_user: AtomicU64::new(0),
+            level: AtomicUsize::new(usize::MAX),
             opened: Instant::now(),
             last_used_ms: AtomicU64::new(0),
         }
@@ -234,6 +237,11 @@ impl Link {
             self.used_by(user);
         }
         taken
+    }
+
+    /// Notes that the server is told a log level; `false` when it was told one at least as talkative before.
+    pub(crate) fn learns_level(&self, rank: usize) -> bool {
+        self.level.fetch_min(rank, Ordering::Relaxed) > rank
     }
 
     pub(crate) fn vacate(&self) {

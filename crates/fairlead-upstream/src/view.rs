@@ -164,11 +164,10 @@ impl ServerView {
     /// What the catalog for such a client is kept under.
     #[must_use]
     pub fn catalog_key(&self, client: Era, capabilities: CapabilitySet) -> CatalogKey {
-        match (self.era_for(client), client) {
-            (Some(Era::Modern), _) => CatalogKey::MODERN,
-            // A modern client cannot be asked by a legacy server, and sees what such a client sees.
-            (_, Era::Modern) => CatalogKey { era: Era::Legacy, capabilities: CapabilitySet::BARE },
-            (_, Era::Legacy) => CatalogKey { era: Era::Legacy, capabilities },
+        match self.era_for(client) {
+            Some(Era::Modern) => CatalogKey::MODERN,
+            // A legacy server is told what the client declared, with its session or with the request.
+            _ => CatalogKey { era: Era::Legacy, capabilities },
         }
     }
 

@@ -88,9 +88,14 @@ impl Edits {
 
     /// Removes a recorded member with its key and one comma. Nothing happens when the frame does not have it.
     pub fn remove_member(&mut self, frame: &Frame, f: Field) {
-        if let Some(value) = frame.span(f)
-            && let Some(start) = key_start(frame.bytes(), value.start as usize)
-        {
+        if let Some(value) = frame.span(f) {
+            self.remove_at(frame.bytes(), value);
+        }
+    }
+
+    /// Removes the member whose value is at `value` in `source`, with its key and one comma. The key must have no quote in it.
+    pub fn remove_at(&mut self, source: &[u8], value: Span) {
+        if let Some(start) = key_start(source, value.start as usize) {
             self.push(Edit::Remove { member: Span { start: start as u32, end: value.end } });
         }
     }

@@ -22,6 +22,11 @@ const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// The log levels of the protocol, the most talkative first.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
+/// Where a level stands, 0 the most talkative; unknown ones say least.
+pub(crate) fn rank(level: &str) -> usize {
+    LEVELS.iter().position(|known| *known == level).unwrap_or(LEVELS.len())
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered(Mutex<Kept>);
@@ -73,7 +78,6 @@ impl Remembered {
 
     /// The more talkative of `level` and what the server was told for any link.
     pub(crate) fn loudest(&self, level: &str) -> Box<str> {
-        let rank = |level: &str| LEVELS.iter().position(|known| *known == level).unwrap_or(LEVELS.len());
         let kept = self.kept();
         let told = kept.levels.values().map(|told| &**told);
         told.chain([level]).min_by_key(|level| rank(level)).unwrap_or(level).into()
