@@ -15,7 +15,7 @@ use crate::{
     call,
     core::{Core, Listener, NEVER, tagged_notification},
     rounds::{self, Turn},
-    script::{Finish, Garbage, Script, ToolScript, is_modern_version},
+    script::{Finish, Garbage, Question, Script, ToolScript, Via, is_modern_version},
     session::{Outlet, Session},
 };
 
@@ -266,6 +266,10 @@ async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Va
         "subscriptions/listen" if exchange.modern => return listen(exchange, params, incoming.id()).await,
         other => return Outcome::Refused((-32601, format!("there is no method `{other}`"), None)),
     };
+    let mut result = result;
+    if let Some(question) = script.asks.get(method).filter(|_| !exchange.modern) {
+        result["_meta"] = json!({"answer": call::ask_legacy(exchange, *question, Via::Call).await});
+    }
     let cacheable = matches!(method, "resources/read");
     Outcome::Result(dress(exchange, script, result.to_string(), cacheable))
 }
@@ -480,6 +484,13 @@ pub(crate) fn finish(exchange: &Exchange, script: &Script, finish: &Finish, echo
         Finish::Echo => Outcome::Result(dressed(echo)),
         Finish::Result { json } => Outcome::Result(json.clone()),
         Finish::Error { code, message } => Outcome::Refused((*code, message.clone(), None)),
+        Finish::UrlRequired { times } => {
+            if exchange.core.urls_required.fetch_add(1, Ordering::Relaxed) >= *times {
+                return Outcome::Result(dressed(echo));
+            }
+            let data = json!({"elicitations": [Question::ElicitationUrl.params()]});
+            Outcome::Refused((-32042, "a URL must be opened first".to_owned(), Some(data)))
+        }
         Finish::ToolError { text } => {
             Outcome::Result(dressed(json!({"content": [{"type": "text", "text": text}], "isError": true}).to_string()))
         }

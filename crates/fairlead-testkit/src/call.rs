@@ -93,6 +93,15 @@ async fn steps(
                 Some(answer) => answers.push(answer),
                 None => return Outcome::Refused((-32603, "the client did not answer".to_owned(), None)),
             },
+            Step::AskTogether { questions, via } => {
+                let asking = questions.iter().map(|question| ask_legacy(exchange, *question, *via));
+                for answer in futures_util::future::join_all(asking).await {
+                    match answer {
+                        Some(answer) => answers.push(answer),
+                        None => return Outcome::Refused((-32603, "the client did not answer".to_owned(), None)),
+                    }
+                }
+            }
             Step::Notify { method, params, via } => {
                 outlet(exchange, *via).send(notification(method, params)).await;
             }
@@ -132,7 +141,7 @@ fn echo(tool: &ToolScript, incoming: &Incoming, answers: &[Value]) -> String {
 }
 
 /// Sends a request to the client and waits for what comes back, as `{"result"}` or `{"error"}`.
-async fn ask_legacy(exchange: &Exchange, question: Question, via: Via) -> Option<Value> {
+pub(crate) async fn ask_legacy(exchange: &Exchange, question: Question, via: Via) -> Option<Value> {
     let (id, answer) = exchange.session.ask();
     let request = json!({"jsonrpc": "2.0", "id": id, "method": question.method(), "params": question.params()});
     outlet(exchange, via).send(request.to_string()).await;

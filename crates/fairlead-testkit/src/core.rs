@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) list_changes: AtomicU64,
     cancelled: Mutex<Vec<String>>,
     pub(crate) calls_finished: AtomicU64,
+    /// How often a URL was required.
+    pub(crate) urls_required: AtomicU64,
     pub(crate) tasks: Tasks,
     work: Mutex<JoinSet<()>>,
 }
@@ -56,6 +58,7 @@ impl Core {
             list_changes: AtomicU64::new(0),
             cancelled: Mutex::default(),
             calls_finished: AtomicU64::new(0),
+            urls_required: AtomicU64::new(0),
             tasks: Tasks::default(),
             work: Mutex::default(),
         }

@@ -61,6 +61,8 @@ pub struct Script {
     pub results: BTreeMap<String, String>,
     /// Modern era: rounds of questions before `prompts/get` or `resources/read` is answered, by method.
     pub rounds: BTreeMap<String, Vec<Round>>,
+    /// What a legacy server asks its client before it answers a method that is no call of a tool.
+    pub asks: BTreeMap<String, Question>,
     /// A tool comes or goes, and everybody is told, every so many milliseconds.
     pub list_change_every_ms: Option<u64>,
     /// Whether `tools/call` with a `task` member runs as a task of revision 2025-11-25.
@@ -95,6 +97,7 @@ impl Default for Script {
             garbage: BTreeMap::new(),
             results: BTreeMap::new(),
             rounds: BTreeMap::new(),
+            asks: BTreeMap::new(),
             list_change_every_ms: None,
             tasks: false,
             stdio: StdioScript::default(),
@@ -212,6 +215,12 @@ impl Script {
     /// Modern era: asks these rounds before it answers `method`.
     pub fn rounds(mut self, method: &str, rounds: Vec<Round>) -> Self {
         self.rounds.insert(method.to_owned(), rounds);
+        self
+    }
+
+    /// Asks the client before it answers `method` (legacy).
+    pub fn asks(mut self, method: &str, question: Question) -> Self {
+        self.asks.insert(method.to_owned(), question);
         self
     }
 
@@ -465,6 +474,13 @@ pub enum Step {
         /// On which stream (legacy over HTTP).
         via: Via,
     },
+    /// Asks the client several things at once, and waits for all answers (legacy).
+    AskTogether {
+        /// What is asked.
+        questions: Vec<Question>,
+        /// On which stream (over HTTP).
+        via: Via,
+    },
     /// Sends any notification.
     Notify {
         /// Its method.
@@ -504,6 +520,11 @@ pub enum Finish {
         code: i64,
         /// The message.
         message: String,
+    },
+    /// Error -32042 with this URL to open, that many times; then as [`Finish::Echo`].
+    UrlRequired {
+        /// How often, all clients together.
+        times: u64,
     },
     /// A tool error.
     ToolError {

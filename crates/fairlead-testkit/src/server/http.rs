@@ -267,11 +267,12 @@ fn talks(exchange: &Exchange, script: &Script, incoming: &Incoming) -> bool {
         Some("subscriptions/listen") => exchange.modern,
         Some("tools/call") => steps(exchange, script, incoming).iter().any(|step| match step {
             Step::Sleep { .. } => false,
-            Step::Ask { via, .. } => *via == Via::Call && !exchange.modern,
+            Step::Ask { via, .. } | Step::AskTogether { via, .. } => *via == Via::Call && !exchange.modern,
             Step::Notify { via, .. } => *via == Via::Call,
             Step::Progress { .. } | Step::Log { .. } | Step::Raw { .. } | Step::HangUp { .. } => true,
         }),
-        _ => false,
+        Some(method) => !exchange.modern && script.asks.contains_key(method),
+        None => false,
     }
 }
 

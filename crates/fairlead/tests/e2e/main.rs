@@ -6,6 +6,7 @@
 mod bad_input;
 mod bounds;
 mod bridge_legacy;
+mod bridge_modern;
 mod broken;
 mod extensions;
 mod healing;
