@@ -97,6 +97,7 @@ impl Gauges for Watched {
         out.sessions(counts.sessions);
         out.streams(counts.streams);
         out.calls_in_flight(counts.calls);
+        out.parked(counts.parked);
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

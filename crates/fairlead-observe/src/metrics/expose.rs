@@ -113,6 +113,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         ("fairlead_sessions", "Sessions of legacy clients that are alive", gauges.sessions),
         ("fairlead_streams", "Open streams to clients", gauges.streams),
         ("fairlead_calls_in_flight", "Calls that have begun and not ended", gauges.calls_in_flight),
+        ("fairlead_parked_calls", "Calls that wait for an answer of their client", gauges.parked),
         ("fairlead_processes", "Server processes that run", gauges.processes),
     ] {
         gauge(encoder, name, help, value)?;

@@ -16,6 +16,7 @@ pub struct GaugeSink {
     pub(super) sessions: u64,
     pub(super) streams: u64,
     pub(super) calls_in_flight: u64,
+    pub(super) parked: u64,
     pub(super) processes: u64,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
@@ -42,6 +43,11 @@ impl GaugeSink {
     /// Calls that have begun and not ended.
     pub fn calls_in_flight(&mut self, count: usize) {
         self.calls_in_flight += count as u64;
+    }
+
+    /// Calls that wait for an answer of their client to a question of their server.
+    pub fn parked(&mut self, count: usize) {
+        self.parked += count as u64;
     }
 
     /// Server processes that run.

@@ -14,6 +14,7 @@ impl Gauges for Fixed {
         out.sessions(3);
         out.streams(2);
         out.calls_in_flight(1);
+        out.parked(6);
         out.processes(4);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);

@@ -4,13 +4,7 @@
 mod bounds;
 mod forged;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use fairlead_testkit::{Answer, Finish, McpClient, Question, Reply, Script, ScriptedServer, Step, ToolScript, Via};
 use serde_json::{Value, json};

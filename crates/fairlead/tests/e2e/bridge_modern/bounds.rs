@@ -50,7 +50,7 @@ async fn as_many_calls_wait_as_may_and_the_next_is_refused() {
 
 #[tokio::test]
 async fn a_question_too_large_to_keep_is_refused() {
-    let bridge = Bridge::start("call", asks, "", "park: { max_bytes: 64 }").await;
+    let bridge = Bridge::start("call", asks, "", "park: { max_bytes: 64B }").await;
     let client = fills_in(&bridge.gateway.url("/mcp"));
     let error = client.request("tools/call", json!({"name": "a__form"})).await.unwrap().error();
     assert!(error.to_string().contains("FL-1311"), "{error}");
@@ -109,9 +109,7 @@ async fn a_server_that_goes_on_without_an_answer_is_heard() {
 
 #[tokio::test]
 async fn a_server_that_dies_while_the_client_thinks_is_an_error_for_the_client() {
-    let asked_before = Arc::new(AtomicUsize::new(0));
     for way in ["call", "stdio"] {
-        asked_before.fetch_add(1, Ordering::Relaxed);
         let mut bridge = Bridge::start(way, asks, "", "").await;
         let client = fills_in(&bridge.gateway.url("/mcp"));
         let (_, state) =
