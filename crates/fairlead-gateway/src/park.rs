@@ -169,7 +169,7 @@ async fn hear(
 async fn gather(
     call: &Call,
     target: &Target,
-    mut parked: Parked,
+    mut parked: Box<Parked>,
     voice: Option<&Voice>,
     said: &mut Vec<Bytes>,
 ) -> Standing {
@@ -201,7 +201,7 @@ async fn gather(
 }
 
 /// Leaves the call to wait, and asks the client.
-fn park(call: &Call, target: &Target, mut parked: Parked, until: Instant) -> Standing {
+fn park(call: &Call, target: &Target, mut parked: Box<Parked>, until: Instant) -> Standing {
     let config = config(call);
     parked.rounds += 1;
     parked.until = until;
@@ -331,7 +331,7 @@ pub(crate) async fn retry(mut call: Box<Call>, target: Target) -> Response<Body>
 }
 
 /// Goes on with a call that waited.
-async fn resume(mut call: Box<Call>, target: Target, mut parked: Parked, answers: &Answers<'_>) -> Response<Body> {
+async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, answers: &Answers<'_>) -> Response<Body> {
     let link = Arc::clone(&parked.link);
     let metrics = Arc::clone(&parked.metrics);
     let timeout = target.upstream.handle.config().timeout.call;
@@ -363,7 +363,7 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Parked, answers
 }
 
 /// As at the beginning of a call, but the exchange is there already.
-async fn listen(call: Box<Call>, target: Target, mut parked: Parked, said: Vec<Bytes>) -> Response<Body> {
+async fn listen(call: Box<Call>, target: Target, mut parked: Box<Parked>, said: Vec<Bytes>) -> Response<Body> {
     let quiet = Instant::now() + call.endpoint.config.listen.keep_alive;
     let heard = match parked.exchange() {
         Some(exchange) => exchange.next_before(quiet).await,

@@ -48,8 +48,8 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    pub(super) fn new(exchange: Box<Exchange>, metrics: Arc<ServerMetrics>, rounds: u8, counts: Counts) -> Self {
-        Self {
+    pub(super) fn new(exchange: Box<Exchange>, metrics: Arc<ServerMetrics>, rounds: u8, counts: Counts) -> Box<Self> {
+        Box::new(Self {
             link: Arc::clone(exchange.link()),
             asked: Asked::new(exchange.questions().clone(), counts),
             exchange: Some(exchange),
@@ -60,7 +60,7 @@ impl Parked {
             until: Instant::now(),
             charged: Charge::default(),
             why: "the client closed the stream",
-        }
+        })
     }
 
     pub(super) fn exchange(&mut self) -> Option<&mut Exchange> {
@@ -68,7 +68,7 @@ impl Parked {
     }
 
     /// The exchange, for somebody else to drive.
-    pub(super) fn release(mut self) -> Option<Box<Exchange>> {
+    pub(super) fn release(mut self: Box<Self>) -> Option<Box<Exchange>> {
         self.charged.clear();
         self.exchange.take()
     }
@@ -183,7 +183,7 @@ pub(crate) struct Parking {
 struct Entry {
     /// Of the state that may claim it.
     round: u64,
-    claim: oneshot::Sender<oneshot::Sender<Parked>>,
+    claim: oneshot::Sender<oneshot::Sender<Box<Parked>>>,
     task: Abort,
 }
 
@@ -230,8 +230,8 @@ impl Parking {
         &self,
         gateway: &Arc<Inner>,
         config: &fairlead_config::Park,
-        mut parked: Parked,
-    ) -> Result<Place, Parked> {
+        mut parked: Box<Parked>,
+    ) -> Result<Place, Box<Parked>> {
         parked.charged.open(&self.bytes, config.max_bytes);
         if !parked.charged.add(parked.asked.bytes()) {
             return Err(parked);
@@ -254,7 +254,7 @@ impl Parking {
 
     /// Takes a call that waits, once per round of questions. `None` when it does not wait (any more) or the state is
     /// of another round.
-    pub(super) async fn claim(&self, call: u64, round: u64) -> Option<Parked> {
+    pub(super) async fn claim(&self, call: u64, round: u64) -> Option<Box<Parked>> {
         let answer = {
             let mut entries = self.entries();
             if entries.get(&call)?.round != round {
@@ -274,8 +274,8 @@ impl Parking {
 async fn keep(
     gateway: Weak<Inner>,
     id: u64,
-    mut parked: Parked,
-    mut claimed: oneshot::Receiver<oneshot::Sender<Parked>>,
+    mut parked: Box<Parked>,
+    mut claimed: oneshot::Receiver<oneshot::Sender<Box<Parked>>>,
     until: Instant,
 ) {
     let mut waits = true;

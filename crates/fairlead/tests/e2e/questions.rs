@@ -416,7 +416,7 @@ async fn declared_capabilities_decide_the_list_of_tools() {
                 let expected: Vec<_> = expected.iter().map(|name| format!("{prefix}{name}")).collect();
                 assert_eq!(names, expected, "{path}, {capabilities}, stdio: {over_stdio}");
             }
-            // A modern client can be asked nothing by a legacy server, and sees what such a client sees.
+            // A modern client that declares nothing sees what such a client sees.
             let tools = gateway.modern(path).list("tools/list", "tools").await.unwrap();
             assert_eq!(tools.len(), 1, "{path}");
         }
