@@ -89,7 +89,7 @@ async fn a_server_that_goes_on_without_an_answer_is_heard() {
             .tool(ToolScript::new("slow").step(question("q")).progress(300, 1).sleep(50))
     };
     for way in ["call", "stdio"] {
-        let bridge = Bridge::start(way, script.clone(), "", "park: { gather: 20ms }").await;
+        let bridge = Bridge::start(way, script, "", "park: { gather: 20ms }").await;
         let client = fills_in(&bridge.gateway.url("/mcp"));
         let result = client.result("tools/call", json!({"name": "a__quick"})).await.unwrap();
         assert_eq!(result["resultType"], "complete", "{way}: {result}");
