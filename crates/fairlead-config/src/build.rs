@@ -205,6 +205,7 @@ impl Builder<'_> {
             max_connections: listen.max_connections,
             idle_timeout: listen.idle_timeout.0,
             keep_alive: listen.keep_alive.0,
+            ws_ping: listen.ws_ping.0,
         }
     }
 

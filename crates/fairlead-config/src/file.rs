@@ -105,6 +105,8 @@ pub struct ListenFile {
     pub idle_timeout: DurationText,
     /// Interval of comments on open event streams, which keep proxies from closing them.
     pub keep_alive: DurationText,
+    /// Interval of pings to WebSocket clients. One that answers none until the next, or reads nothing of what it is told, is closed.
+    pub ws_ping: DurationText,
 }
 
 impl Default for ListenFile {
@@ -120,6 +122,7 @@ impl Default for ListenFile {
             max_connections: 20_000,
             idle_timeout: DurationText(Duration::from_secs(75)),
             keep_alive: DurationText(Duration::from_secs(15)),
+            ws_ping: DurationText(Duration::from_secs(30)),
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Listen {
     pub idle_timeout: Duration,
     /// Interval of comments on open event streams.
     pub keep_alive: Duration,
+    /// Interval of pings to WebSocket clients, and how long one may take to show that it is there.
+    pub ws_ping: Duration,
 }
 
 /// The operators' listener.

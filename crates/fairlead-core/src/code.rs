@@ -25,6 +25,8 @@ pub enum Code {
     BatchNotAllowed = 1009,
     /// No such path.
     UnknownPath = 1010,
+    /// A WebSocket's path was asked for something else.
+    UpgradeRequired = 1011,
     /// `MCP-Protocol-Version` names a revision that is not served.
     UnsupportedRevision = 1101,
     /// A required `Mcp-*` header is missing, doubled or differs from the body.
@@ -121,6 +123,7 @@ table! {
     MediaType 406 -32600 "the media type does not fit"
     BatchNotAllowed 400 -32600 "batches are not part of this revision"
     UnknownPath 404 -32600 "no such path"
+    UpgradeRequired 426 -32600 "the path is a WebSocket"
     UnsupportedRevision 400 -32022 "the protocol revision is not served"
     HeaderMismatch 400 -32020 "headers and body differ"
     BadRequestMeta 400 -32602 "required request metadata is missing"

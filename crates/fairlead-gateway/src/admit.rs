@@ -21,10 +21,13 @@ pub(crate) fn gateway(gateway: &Gateway) -> Result<(), Refusal> {
 /// Enters a call of a session, so that it can be cancelled, within the session's limit.
 pub(crate) fn session(endpoint: &Endpoint, session: &Session, id: Bytes) -> Result<Arc<CallControl>, Refusal> {
     let max = endpoint.config.sessions.max_calls;
-    session.enter(id, max).ok_or_else(|| {
-        Refusal::new(
-            Code::TooManyCalls,
-            format!("the session has {max} calls in flight, which is its limit (`sessions.max_calls`)"),
-        )
-    })
+    session.enter(id, max).ok_or_else(|| too_many_calls("session", max))
+}
+
+/// What a client is told that has as many calls in flight as it may have.
+pub(crate) fn too_many_calls(of: &str, max: usize) -> Refusal {
+    Refusal::new(
+        Code::TooManyCalls,
+        format!("the {of} has {max} calls in flight, which is its limit (`sessions.max_calls`)"),
+    )
 }

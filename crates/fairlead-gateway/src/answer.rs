@@ -56,13 +56,18 @@ pub(crate) fn comment() -> Bytes {
     out.freeze()
 }
 
+/// Whether a response is an event stream.
+pub(crate) fn is_stream(response: &Response<Body>) -> bool {
+    response
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
 /// The body of a stream whole, for a batch; `None` for an empty one. Only the answer itself is taken
 /// from an event stream: what came before it has no place in a batch's array.
 pub(crate) async fn whole(response: Response<Body>) -> Option<Bytes> {
-    let is_stream = response
-        .headers()
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let is_stream = is_stream(&response);
     let bytes = response.into_body().collect().await.ok()?.to_bytes();
     if !is_stream {
         return (!bytes.is_empty()).then_some(bytes);

@@ -32,8 +32,9 @@ pub(crate) struct Call {
     /// Its answer goes into the array of a batch, where no question has a place.
     pub(crate) in_batch: bool,
     pub(crate) control: Option<Arc<CallControl>>,
-    /// `Mcp-Param-*` headers, which are passed on.
-    pub(crate) param_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `Mcp-Param-*` headers, which are passed on. `None` where the client's revision or transport has no such headers:
+    /// then they are made of the arguments for a server that wants them.
+    pub(crate) param_headers: Option<Vec<(HeaderName, HeaderValue)>>,
     pub(crate) started: Instant,
 }
 

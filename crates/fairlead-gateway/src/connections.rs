@@ -4,7 +4,7 @@
 //! A connection ends when its first request does not come in time, when it was idle for long (a
 //! request head that dawdles counts as idle), and when the worker stops.
 
-use crate::body::Body;
+use crate::{body::Body, ws_door::Upgrade};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
@@ -25,7 +25,7 @@ use std::{
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// The open connections of a worker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Connections {
     open: Mutex<HashMap<u64, Arc<Connection>>>,
     next: AtomicU64,
@@ -34,7 +34,6 @@ pub(crate) struct Connections {
 }
 
 /// One connection.
-#[derive(Debug)]
 pub(crate) struct Connection {
     looks: Arc<AtomicU64>,
     /// When it last had something to do.
@@ -44,6 +43,8 @@ pub(crate) struct Connection {
     served: AtomicBool,
     end: AtomicBool,
     wake: AtomicWaker,
+    /// What it becomes when it leaves HTTP.
+    upgrade: Mutex<Option<Box<Upgrade>>>,
 }
 
 /// A connection's place in the table, for as long as it lives.
@@ -77,6 +78,7 @@ impl Connections {
             served: AtomicBool::new(false),
             end: AtomicBool::new(false),
             wake: AtomicWaker::new(),
+            upgrade: Mutex::default(),
         });
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         open.insert(key, Arc::clone(&connection));
@@ -124,6 +126,16 @@ impl Connection {
             if self.end.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Keeps what the connection becomes until HTTP is done with it.
+    pub(crate) fn upgrade(&self, upgrade: Upgrade) {
+        *self.upgrade.lock().expect("invariant: no panic under this lock") = Some(Box::new(upgrade));
+    }
+
+    /// What the connection becomes now that HTTP is done with it, if anything.
+    pub(crate) fn take_upgrade(&self) -> Option<Box<Upgrade>> {
+        self.upgrade.lock().expect("invariant: no panic under this lock").take()
     }
 
     fn end(&self) {

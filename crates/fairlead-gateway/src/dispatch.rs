@@ -8,6 +8,7 @@ use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
 use fairlead_wire::{Era, Field, Frame, Method, header};
+use http::{HeaderName, HeaderValue};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -182,7 +183,10 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
     let mut headers = Vec::new();
     match (call.era, link) {
         (Era::Legacy, Era::Legacy) => {}
-        (Era::Modern, Era::Modern) => headers.clone_from(&call.param_headers),
+        (Era::Modern, Era::Modern) => match &call.param_headers {
+            Some(sent) => headers.clone_from(sent),
+            None => headers = mirrored(call, target),
+        },
         (Era::Modern, Era::Legacy) => {
             // A dual-era server would take a request with these members for a modern one.
             for field in [
@@ -198,12 +202,7 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         }
         (Era::Legacy, Era::Modern) => {
             bridge::add_meta(call, frame, &mut edits);
-            let mut catalog = None;
-            if let Some(tool) = target.item(&mut catalog, call)
-                && let Some(params) = &tool.param_headers
-            {
-                headers = params.encode(call.frame.raw(Field::Arguments));
-            }
+            headers = mirrored(call, target);
         }
     }
     let mcp_name = match (link, &target.name) {
@@ -215,4 +214,11 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         _ => (call.started + timeout.call, timeout.idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
+}
+
+/// The headers that a tool wants some of its arguments in, for a client that does not send them.
+fn mirrored(call: &Call, target: &Target) -> Vec<(HeaderName, HeaderValue)> {
+    let mut catalog = None;
+    let wanted = target.item(&mut catalog, call).and_then(|tool| tool.param_headers.as_ref());
+    wanted.map(|params| params.encode(call.frame.raw(Field::Arguments))).unwrap_or_default()
 }

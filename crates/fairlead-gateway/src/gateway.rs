@@ -64,6 +64,10 @@ pub(crate) struct Inner {
     /// Seals the handles that are given to clients, each for its own purpose.
     pub(crate) sealer: Sealer,
     pub(crate) listeners: crate::listening::Listeners,
+    /// Open streams of HTTP+SSE clients.
+    pub(crate) inlets: crate::sse_door::Inlets,
+    /// What serves them.
+    connections: Mutex<JoinSet<()>>,
     environment: Environment,
     metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
@@ -124,6 +128,8 @@ impl Gateway {
             parking: crate::park::Parking::new(),
             sealer: Sealer::new(&seal_key),
             listeners: crate::listening::Listeners::default(),
+            inlets: crate::sse_door::Inlets::default(),
+            connections: Mutex::default(),
             environment,
             metrics,
             gateway_metrics,
@@ -336,6 +342,9 @@ impl Gateway {
             stopping.spawn(running.stop());
         }
         while stopping.join_next().await.is_some() {}
+        let mut connections =
+            std::mem::take(&mut *self.0.connections.lock().expect("invariant: no panic under this lock"));
+        connections.shutdown().await;
         self.0.tasks.lock().await.shutdown().await;
     }
 
@@ -366,6 +375,13 @@ impl Gateway {
 
     pub(crate) fn call_ended(&self) {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Runs what serves a connection beside the request that opened it, on the runtime of that request.
+    pub(crate) fn serve_beside(&self, serving: impl Future<Output = ()> + Send + 'static) {
+        let mut connections = self.0.connections.lock().expect("invariant: no panic under this lock");
+        while connections.try_join_next().is_some() {}
+        connections.spawn(serving);
     }
 
     /// Told when a drain begins.

@@ -18,6 +18,7 @@ mod call;
 mod capabilities;
 mod connections;
 mod dispatch;
+mod duplex;
 mod explain;
 mod gateway;
 mod hello;
@@ -45,7 +46,9 @@ mod session_state;
 mod shape;
 mod skills;
 mod snapshot;
+mod sse_door;
 mod voice;
+mod ws_door;
 
 pub use body::Body;
 pub use explain::{Exposed, Step};

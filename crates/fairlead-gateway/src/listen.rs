@@ -3,10 +3,13 @@
 
 use crate::{
     body::Body,
+    duplex::Opened,
     gateway::Gateway,
     identify, origin, pipeline,
     response::{self, empty, json, refuse},
     seen::{Once, Seen},
+    snapshot::{Snapshot, Transport},
+    sse_door, ws_door,
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Code, Refusal};
@@ -55,10 +58,7 @@ async fn route(
         if let Some(health) = path.strip_prefix("/health/") {
             return health_answer(gateway, &head.method, health);
         }
-        return Err(Refusal::new(
-            Code::UnknownPath,
-            "no such path; MCP is served on /mcp, /mcp/{toolset} and /servers/{server}/mcp",
-        ));
+        return Box::pin(other_transport(gateway, worker, door, &snapshot, head, body)).await;
     };
     let caller = identify::caller(&head.headers);
     match head.method {
@@ -71,6 +71,39 @@ async fn route(
         Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers, &seen)).await,
         Method::DELETE => Box::pin(pipeline::delete(gateway, worker, endpoint, &caller, &seen)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
+    }
+}
+
+/// A request that opens or belongs to a connection of another transport than Streamable HTTP.
+async fn other_transport(
+    gateway: &Gateway,
+    worker: Worker,
+    door: Door,
+    snapshot: &Snapshot,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let Some((endpoint, transport)) = snapshot.door(head.uri.path()) else {
+        return Err(Refusal::new(
+            Code::UnknownPath,
+            "no such path; MCP is served on /mcp, /mcp/{toolset} and /servers/{server}/mcp",
+        ));
+    };
+    let caller = identify::caller(&head.headers);
+    let opened = |caller| Opened { gateway: gateway.clone(), worker, path: endpoint.path.clone(), caller };
+    match (transport, head.method.clone()) {
+        (Transport::Sse, Method::GET) => sse_door::open(opened(caller), &head.headers),
+        (Transport::SsePost, Method::POST) => {
+            let found = sse_door::find(gateway, endpoint, &caller, &head.uri)?;
+            check_json(&Seen::of(&head.headers))?;
+            let listen = &snapshot.config.listen;
+            let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            found.take(&bytes).await
+        }
+        // What comes over the Unix socket is carried by HTTP alone.
+        (Transport::WebSocket, _) if door == Door::Public => ws_door::handshake(opened(caller), head),
+        (Transport::WebSocket, _) => Err(Refusal::new(Code::UnknownPath, "there is no WebSocket on this socket")),
+        _ => Err(Refusal::new(Code::HttpMethod, "HTTP+SSE is a GET of its stream and POSTs to where that says")),
     }
 }
 
@@ -101,13 +134,7 @@ fn check_media(headers: &HeaderMap, seen: &Seen<'_>) -> Result<(), Refusal> {
     {
         return Ok(());
     }
-    let is_json = seen
-        .content_type
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| media_type(value).eq_ignore_ascii_case("application/json"));
-    if !is_json {
-        return Err(Refusal::new(Code::MediaType, "`Content-Type` must be application/json"));
-    }
+    check_json(seen)?;
     let (mut any, mut json, mut events) = (false, false, false);
     for value in headers.get_all(header::ACCEPT) {
         any = true;
@@ -122,6 +149,15 @@ fn check_media(headers: &HeaderMap, seen: &Seen<'_>) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::MediaType, "`Accept` must list application/json and text/event-stream"));
     }
     Ok(())
+}
+
+/// What is posted is JSON.
+fn check_json(seen: &Seen<'_>) -> Result<(), Refusal> {
+    let is_json = seen
+        .content_type
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| media_type(value).eq_ignore_ascii_case("application/json"));
+    if is_json { Ok(()) } else { Err(Refusal::new(Code::MediaType, "`Content-Type` must be application/json")) }
 }
 
 fn media_type(value: &str) -> &str {

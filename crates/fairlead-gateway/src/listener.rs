@@ -5,9 +5,10 @@ use crate::{
     connections::{Answer, Connection, Connections, Entered, LOOK},
     gateway::Gateway,
     listen::{self, Door},
+    ws_door,
 };
 use fairlead_upstream::Worker;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -170,15 +171,17 @@ async fn http1_connection(gateway: Gateway, worker: Worker, stream: TcpStream, c
     // What a client does not read waits in our own bounded queues. (`pipeline_flush` would lift this bound.)
     builder.max_buf_size(max_header_bytes.max(8192));
     let service = Service { gateway, worker, connection: Arc::clone(&connection) };
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     tokio::select! {
         biased;
-        ended = serving.as_mut() => return note_end(ended),
-        () = connection.ended() => {}
+        ended = serving.as_mut() => note_end(ended),
+        () = connection.ended() => if connection.is_busy() {
+            serving.as_mut().graceful_shutdown();
+            note_end(serving.await);
+        },
     }
-    if connection.is_busy() {
-        serving.as_mut().graceful_shutdown();
-        note_end(serving.await);
+    if let Some(upgrade) = connection.take_upgrade() {
+        Box::pin(ws_door::serve(*upgrade, connection)).await;
     }
 }
 
@@ -219,7 +222,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let (gateway, worker) = (self.gateway.clone(), self.worker);
         // Boxed, so that an idle connection does not carry the room of a request.
         Box::pin(async move {
-            let response = listen::serve(&gateway, worker, Door::Public, request).await;
+            let mut response = listen::serve(&gateway, worker, Door::Public, request).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(upgrade) = response.extensions_mut().remove()
+                && let Some(connection) = &answering.0
+            {
+                connection.upgrade(upgrade);
+            }
             Ok(response.map(|body| answering.with(body)))
         })
     }

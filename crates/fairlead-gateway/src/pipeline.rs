@@ -38,12 +38,30 @@ pub(crate) async fn post(
     seen: &Seen<'_>,
     bytes: Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    let door = Entry { gateway, worker, endpoint, caller, headers, seen, in_batch: false };
+    let door = Entry { gateway, worker, endpoint, caller, headers, seen, carrier: Carrier::Http, in_batch: false };
     match Incoming::parse(&bytes, &Limits::default()).map_err(|error| not_a_message(&error))? {
         // The era is a property of the message: both are served on one URL.
         Incoming::One(frame) if is_modern(&frame, seen) => Ok(door.modern(frame).await),
         Incoming::One(frame) => door.legacy(frame).await,
         Incoming::Batch(frames) => Box::pin(door.batch(frames)).await,
+    }
+}
+
+/// A message from a connection that carries messages both ways. `headers` name its session, if it has one.
+pub(crate) async fn message(
+    gateway: &Gateway,
+    worker: Worker,
+    endpoint: &Arc<Endpoint>,
+    caller: Caller,
+    headers: &HeaderMap,
+    message: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let (seen, carrier) = (Seen::of(headers), Carrier::Duplex);
+    let door = Entry { gateway, worker, endpoint, caller, headers, seen: &seen, carrier, in_batch: false };
+    match message {
+        Incoming::One(frame) if frame.is_modern() => Ok(door.modern(frame).await),
+        Incoming::One(frame) => door.legacy(frame).await,
+        Incoming::Batch(frames) => door.batch(frames).await,
     }
 }
 
@@ -65,7 +83,9 @@ pub(crate) async fn get(
     if !listen::accepts_events(headers) {
         return Err(Refusal::new(Code::MediaType, "`Accept` must list text/event-stream"));
     }
-    let session = Entry { gateway, worker, endpoint, caller, headers, seen, in_batch: false }.session().await?;
+    let carrier = Carrier::Http;
+    let entry = Entry { gateway, worker, endpoint, caller, headers, seen, carrier, in_batch: false };
+    let session = entry.session().await?;
     if session.is_fleeting() {
         return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
     }
@@ -96,9 +116,8 @@ pub(crate) async fn release(gateway: &Gateway, worker: Worker, session: &Arc<Ses
     let snapshot = gateway.snapshot();
     let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
     let headers = HeaderMap::new();
-    let seen = Seen::default();
-    let caller = session.caller.clone();
-    let entry = Entry { gateway, worker, endpoint, caller, headers: &headers, seen: &seen, in_batch: false };
+    let (caller, carrier, seen) = (session.caller.clone(), Carrier::Http, Seen::default());
+    let entry = Entry { gateway, worker, endpoint, caller, headers: &headers, seen: &seen, carrier, in_batch: false };
     session_state::release(subscriptions, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
@@ -110,7 +129,17 @@ struct Entry<'a> {
     caller: Caller,
     headers: &'a HeaderMap,
     seen: &'a Seen<'a>,
+    carrier: Carrier,
     in_batch: bool,
+}
+
+/// What a message came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// A request of its own, whose headers say of it what the revision asks.
+    Http,
+    /// A connection that carries messages without headers.
+    Duplex,
 }
 
 impl Entry<'_> {
@@ -164,8 +193,10 @@ impl Entry<'_> {
                 "`params._meta` must carry \"io.modelcontextprotocol/clientCapabilities\" as an object",
             ));
         }
-        header::check_standard(self.headers, frame)
-            .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))?;
+        if self.carrier == Carrier::Http {
+            header::check_standard(self.headers, frame)
+                .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))?;
+        }
         if Revision::parse(&version).map(Revision::era) != Some(Era::Modern) {
             return Err(unsupported(&version));
         }
@@ -262,15 +293,10 @@ impl Entry<'_> {
     /// Boxed, because it is handed on from phase to phase.
     fn call(&self, frame: Frame, session: Option<Arc<Session>>) -> Box<Call> {
         let era = if session.is_some() { Era::Legacy } else { Era::Modern };
-        let param_headers = match era {
-            Era::Legacy => Vec::new(),
-            Era::Modern => self
-                .headers
-                .iter()
-                .filter(|(name, _)| name.as_str().starts_with(header::MCP_PARAM_PREFIX))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        };
+        let param_headers = (era == Era::Modern && self.carrier == Carrier::Http).then(|| {
+            let sent = self.headers.iter().filter(|(name, _)| name.as_str().starts_with(header::MCP_PARAM_PREFIX));
+            sent.map(|(name, value)| (name.clone(), value.clone())).collect()
+        });
         self.gateway.call_began();
         let capabilities = session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities);
         let user = match &session {
@@ -472,7 +498,7 @@ fn unsupported(version: &str) -> Refusal {
     ))
 }
 
-fn not_a_message(error: &FrameError) -> Refusal {
+pub(crate) fn not_a_message(error: &FrameError) -> Refusal {
     let code = match error {
         FrameError::NotUtf8 | FrameError::NotJson { .. } => Code::NotJson,
         FrameError::TooDeep => Code::TooDeep,

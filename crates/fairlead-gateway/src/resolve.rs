@@ -114,7 +114,8 @@ pub(crate) fn check_param_headers(call: &Call, target: &Target) -> Result<(), Re
     let Some(params) = target.item(&mut catalog, call).and_then(|tool| tool.param_headers.as_ref()) else {
         return Ok(());
     };
-    let headers = call.param_headers.iter().cloned().collect();
+    let Some(sent) = &call.param_headers else { return Ok(()) };
+    let headers = sent.iter().cloned().collect();
     params
         .check(&headers, call.frame.raw(Field::Arguments))
         .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))

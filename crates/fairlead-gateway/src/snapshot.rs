@@ -103,6 +103,17 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// What else than Streamable HTTP an endpoint is reached over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// The stream of HTTP+SSE.
+    Sse,
+    /// What its client says.
+    SsePost,
+    /// WebSocket.
+    WebSocket,
+}
+
 /// Everything compiled from one configuration.
 pub(crate) struct Snapshot {
     pub(crate) config: Arc<Config>,
@@ -164,6 +175,25 @@ impl Snapshot {
         }
         let server = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
         self.singles.get(server)
+    }
+
+    /// The endpoint a path of another transport belongs to: the last part of the path names the transport.
+    pub(crate) fn door(&self, path: &str) -> Option<(&Arc<Endpoint>, Transport)> {
+        let (before, last) = path.rsplit_once('/')?;
+        let transport = match last {
+            "sse" => Transport::Sse,
+            "messages" => Transport::SsePost,
+            "ws" => Transport::WebSocket,
+            _ => return None,
+        };
+        let endpoint = if before.is_empty() {
+            &self.all
+        } else if let Some(toolset) = before.strip_prefix("/mcp/") {
+            self.toolsets.get(toolset)?
+        } else {
+            self.singles.get(before.strip_prefix("/servers/")?)?
+        };
+        Some((endpoint, transport))
     }
 
     pub(crate) fn all(&self) -> &Arc<Endpoint> {

@@ -4,6 +4,7 @@
 //!   garbage, questions in mid-call, forgotten sessions, restarts. It records everything it was sent. The binary
 //!   `scripted SCRIPT.json` does the same on stdin and stdout, and can be stubborn.
 //! * [`McpClient`] says exactly what it is told to, vanishes when asked to, and returns every byte.
+//! * [`AnyClient`] says the same over Streamable HTTP, HTTP+SSE and WebSocket; [`WebSocket`] is one end of the last.
 //! * [`FaultProxy`] stands between the two and delays, cuts, throttles, swallows or refuses.
 //!
 //! Nothing here shares code with the gateway's own reading of the protocol: it must be able to be wrong on purpose, and
@@ -11,6 +12,7 @@
 //! a bounded time.
 
 mod answer;
+mod any_client;
 mod call;
 mod client;
 mod core;
@@ -23,12 +25,15 @@ mod session;
 pub mod stdio;
 mod stream_log;
 mod tasks;
+mod web_socket;
 
 pub use self::{
+    any_client::{AnyClient, AnyClientOptions, Way},
     client::{Answer, AnswerStream, Frame, McpClient, Reply},
     fault::{FaultProxy, Faults},
     received::Received,
     rounds::Round,
     script::{Answers, Finish, Garbage, Hang, Question, Script, StdioScript, Step, ToolScript, Via},
     server::ScriptedServer,
+    web_socket::{Said, WebSocket},
 };

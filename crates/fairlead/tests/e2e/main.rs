@@ -19,3 +19,4 @@ mod real;
 mod reload;
 mod sessions;
 mod support;
+mod transports;
