@@ -30,7 +30,6 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             unknown = true;
             continue;
         };
-        let same_era = peer.revision.era() == era;
         for (name, value) in [
             ("tools", "{\"listChanged\":true}"),
             ("prompts", "{\"listChanged\":true}"),
@@ -42,7 +41,7 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             }
         }
         if let Some(resources) = list::raw_member(&peer.capabilities, "resources") {
-            subscribe |= same_era && list::raw_member(resources, "subscribe") == Some("true");
+            subscribe |= list::raw_member(resources, "subscribe") == Some("true");
         }
         // The level of a session goes with every request to a modern server, that of a request to a legacy one before it.
         if list::raw_member(&peer.capabilities, "logging").is_some() {

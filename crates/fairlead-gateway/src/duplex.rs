@@ -217,11 +217,11 @@ impl Duplex {
         if headers.is_empty() {
             return;
         }
-        let Opened { gateway, worker, path, caller } = &self.opened;
+        let Opened { gateway, path, caller, .. } = &self.opened;
         let snapshot = gateway.snapshot();
         // One whose endpoint is gone cannot be found any more, and is forgotten like every session that is not used.
         if let Some(endpoint) = snapshot.endpoint(path)
-            && let Err(refusal) = pipeline::delete(gateway, *worker, endpoint, caller, &Seen::of(&headers)).await
+            && let Err(refusal) = pipeline::delete(gateway, endpoint, caller, &Seen::of(&headers)).await
         {
             tracing::debug!(reason = &*refusal.message, "the session of a connection had ended before it");
         }

@@ -9,6 +9,7 @@ use crate::{
     seal::{KEY_LEN, Sealer},
     session::Sessions,
     snapshot::{Snapshot, Upstream},
+    watching,
 };
 use arc_swap::ArcSwap;
 use fairlead_config::Config;
@@ -35,6 +36,9 @@ use tokio::{
 
 /// How often sessions that are not used are forgotten.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// How often what sessions are subscribed to and a server was not told of is tried again.
+const MEND: Duration = Duration::from_secs(1);
 
 /// What a gateway is made of.
 pub struct Options {
@@ -68,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) inlets: crate::sse_door::Inlets,
     /// What serves them.
     connections: Mutex<JoinSet<()>>,
+    pub(crate) watching: crate::watching::Watching,
     environment: Environment,
     metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
@@ -130,6 +135,7 @@ impl Gateway {
             listeners: crate::listening::Listeners::default(),
             inlets: crate::sse_door::Inlets::default(),
             connections: Mutex::default(),
+            watching: crate::watching::Watching::default(),
             environment,
             metrics,
             gateway_metrics,
@@ -160,16 +166,19 @@ impl Gateway {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let idle = sweeper.config().sessions.idle;
-                let gone = sweeper.0.sessions.sweep(idle);
-                let releasing = async {
-                    for session in &gone {
-                        pipeline::release(&sweeper, Worker::CONTROL, session, &session.subscriptions()).await;
-                    }
-                };
-                if tokio::time::timeout(SWEEP, releasing).await.is_err() {
-                    tracing::debug!("servers are slow to hear which subscriptions are over");
-                }
+                sweeper.0.sessions.sweep(idle);
                 sweeper.0.questions.sweep();
+            }
+        });
+        let mender = gateway.clone();
+        gateway.0.tasks.lock().await.spawn(async move {
+            loop {
+                tokio::time::sleep(MEND).await;
+                if mender.0.watching.take_mending() {
+                    for session in mender.0.sessions.listeners() {
+                        pipeline::mend(&mender, Worker::CONTROL, &session).await;
+                    }
+                }
             }
         });
         gateway
@@ -243,6 +252,10 @@ impl Gateway {
             }
         }
         self.publish(Arc::clone(&config));
+        let is_off = |name: &&ServerName| config.servers.get(*name).is_none_or(|server| server.disabled);
+        for name in diff.removed.iter().chain(diff.changed.iter().filter(is_off)) {
+            watching::unwatchable(self, name, None);
+        }
         // Calls in flight hold leases of the old owners; they get the drain time to finish.
         let drain = config.drain;
         let mut tasks = self.0.tasks.lock().await;

@@ -48,6 +48,7 @@ mod skills;
 mod snapshot;
 mod sse_door;
 mod voice;
+mod watching;
 mod ws_door;
 
 pub use body::Body;

@@ -69,7 +69,7 @@ async fn route(
             pipeline::post(gateway, worker, endpoint, caller, &head.headers, &seen, bytes).await
         }
         Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers, &seen)).await,
-        Method::DELETE => Box::pin(pipeline::delete(gateway, worker, endpoint, &caller, &seen)).await,
+        Method::DELETE => Box::pin(pipeline::delete(gateway, endpoint, &caller, &seen)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
     }
 }

@@ -1,32 +1,35 @@
 //! `subscriptions/listen` on endpoints the gateway answers itself: list changes of all its servers,
-//! and updates of resources that modern servers own.
+//! and updates of resources, whichever era their servers speak.
 
 use crate::{
     answer::{comment, driven, event},
     body::Body,
     call::Call,
-    dispatch::{self, Begun},
-    resolve,
+    list_page, resolve,
     response::{refuse_call, stream},
+    watching::{self, Hearer, Held, Outlet, tag},
 };
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
-use fairlead_upstream::{Exchange, Item, State};
-use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use fairlead_upstream::WatchError;
+use fairlead_wire::{Field, Method, list, message};
+use futures_util::future::join_all;
 use http::Response;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
-/// How long after the end of a server's stream another one is opened.
-const REOPEN: Duration = Duration::from_secs(2);
+/// How often what a listener watches and a server was not told of is tried again.
+const MEND: Duration = Duration::from_secs(1);
 /// Resources one listener may watch.
 const MAX_WATCHED: usize = 1_000;
 
@@ -40,19 +43,17 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     path: Box<str>,
-    id: Box<str>,
     wanted: Vec<&'static str>,
-    out: mpsc::Sender<Bytes>,
+    outlet: Arc<Outlet>,
 }
 
 impl Listeners {
     /// Tells whoever wants to know on the endpoints `concerns` names.
-    pub(crate) fn lists_changed(&self, concerns: &dyn Fn(&str) -> bool, changed: &[&'static str]) {
+    pub(crate) fn lists_changed(&self, concerns: &mut dyn FnMut(&str) -> bool, changed: &[&'static str]) {
         let open = self.open.lock().expect("invariant: no panic under this lock");
         for listener in open.values().filter(|listener| concerns(&listener.path)) {
             for method in changed.iter().filter(|method| listener.wanted.contains(method)) {
-                let params = format!("{{\"_meta\":{}}}", tag(&listener.id));
-                let _ = listener.out.try_send(message::notification(method, Some(&params)));
+                listener.outlet.say(list_changed(method, &listener.outlet.id));
             }
         }
     }
@@ -70,8 +71,13 @@ impl Drop for Entered {
     }
 }
 
-fn tag(id: &str) -> String {
-    format!("{{\"io.modelcontextprotocol/subscriptionId\":{id}}}")
+fn list_changed(method: &str, id: &str) -> Bytes {
+    message::notification(method, Some(&format!("{{\"_meta\":{}}}", tag(id))))
+}
+
+fn resource_updated(exposed: &str, id: &str) -> Bytes {
+    let params = format!("{{\"uri\":{},\"_meta\":{}}}", message::quote(exposed), tag(id));
+    message::notification(Method::ResourceUpdated.as_str(), Some(&params))
 }
 
 /// The graceful end of a listen stream: its result.
@@ -100,158 +106,164 @@ pub(crate) fn answer(call: Call) -> Response<Body> {
             Refusal::new(Code::TooManySessions, "there are as many open streams as `sessions.max_streams` allows");
         return refuse_call(call.era, Some(call.id()), &refusal);
     };
-    let lists: Vec<_> = LISTS.iter().filter(|(key, _)| list::raw_member(filter, key) == Some("true")).collect();
-    let watched = watched(&call, filter);
-    let mut accepted: Vec<String> = lists.iter().map(|(key, _)| format!("\"{key}\":true")).collect();
-    if !watched.is_empty() {
-        let uris: Vec<_> =
-            watched.iter().flat_map(|(_, uris)| uris.iter().map(|(exposed, _)| message::quote(exposed))).collect();
-        accepted.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
-    }
-    let (out, mut said) = mpsc::channel(call.endpoint.config.sessions.stream_queue);
+    let lists: Vec<_> =
+        LISTS.iter().filter(|(key, _)| list::raw_member(filter, key) == Some("true")).copied().collect();
+    let resources = resources(filter);
+    let (out, said) = mpsc::channel(call.endpoint.config.sessions.stream_queue);
+    let outlet = Arc::new(Outlet::new(call.id(), out));
     let listeners = &call.gateway.0.listeners;
     let key = listeners.next.fetch_add(1, Ordering::Relaxed);
-    let listener = Listener {
-        path: call.endpoint.path.clone(),
-        id: call.id().into(),
-        wanted: lists.iter().map(|(_, method)| *method).collect(),
-        out,
-    };
+    let wanted = lists.iter().map(|(_, method)| *method).collect();
+    let listener = Listener { path: call.endpoint.path.clone(), wanted, outlet: Arc::clone(&outlet) };
     listeners.open.lock().expect("invariant: no panic under this lock").insert(key, listener);
-    let acknowledged = message::notification(
-        Method::SubscriptionAcknowledged.as_str(),
-        Some(&format!("{{\"notifications\":{{{}}},\"_meta\":{}}}", accepted.join(","), tag(call.id()))),
-    );
-    let keep_alive = call.endpoint.config.listen.keep_alive;
-    let mut drain = call.gateway.drain_begins();
-    let (chunks, receiver) = mpsc::channel(8);
-    let entered = Entered { call, key };
+    let (chunks, receiver) = mpsc::channel(CHUNKS);
+    let mut listening =
+        Listening { entered: Entered { call, key }, outlet, lists, resources, held: HashMap::new(), said, chunks };
     let telling = async move {
         let _counted = counted;
-        if chunks.send(event(&acknowledged)).await.is_err() {
-            return;
-        }
-        let call = &entered.call;
-        let mut servers: FuturesUnordered<BoxFuture<'_, Heard>> =
-            watched.iter().map(|(server, uris)| watch(call, *server, uris)).collect();
-        loop {
-            let chunk = tokio::select! {
-                Some(message) = said.recv() => event(&message),
-                Some(heard) = servers.next(), if !servers.is_empty() => match heard {
-                    Heard::Said { exchange, frame, server } => {
-                        servers.push(Box::pin(next(exchange, server)));
-                        match tagged(call, &watched, server, &frame) {
-                            Some(message) => event(&message),
-                            None => continue,
-                        }
-                    }
-                    Heard::Ended { server } => {
-                        let again = watched.iter().find(|(other, _)| *other == server);
-                        if let Some((server, uris)) = again {
-                            servers.push(Box::pin(async {
-                                tokio::time::sleep(REOPEN).await;
-                                watch(call, *server, uris).await
-                            }));
-                        }
-                        continue;
-                    }
-                    Heard::Refused => continue,
-                },
-                () = crate::listener::turned(&mut drain) => {
-                    let _ = chunks.send(event(&end(call))).await;
-                    return;
-                }
-                () = tokio::time::sleep(keep_alive) => comment(),
-            };
-            if chunks.send(chunk).await.is_err() {
-                return;
-            }
-        }
+        // A client that does not read any more ends it.
+        let _ = listening.run().await;
     };
     stream(Body::stream(driven(telling, receiver)))
 }
 
-/// Exposed URI and the server's own, of one server.
-type Uris = Vec<(String, String)>;
+/// Messages between a listener and its connection.
+const CHUNKS: usize = 8;
 
-/// The resources the client wants to watch, by modern server.
-fn watched(call: &Call, filter: &str) -> Vec<(usize, Uris)> {
-    let mut by_server: Vec<(usize, Uris)> = Vec::new();
-    let uris = list::items(filter, "resourceSubscriptions").unwrap_or_default();
-    for raw in uris.into_iter().take(MAX_WATCHED) {
-        let Ok(exposed) = serde_json::from_str::<String>(raw) else { continue };
-        let Ok(target) = resolve::resource(call, &exposed) else { continue };
-        if target.upstream.handle.peek().era_for(Era::Modern) != Some(Era::Modern) {
-            continue;
+/// The resources a filter names, each once.
+fn resources(filter: &str) -> Vec<Box<str>> {
+    let mut known = HashSet::new();
+    let named = list::items(filter, "resourceSubscriptions").unwrap_or_default();
+    named
+        .into_iter()
+        .filter_map(|raw| serde_json::from_str::<Box<str>>(raw).ok())
+        .filter(|uri| known.insert(uri.clone()))
+        .take(MAX_WATCHED)
+        .collect()
+}
+
+/// An open listen stream.
+struct Listening {
+    entered: Entered,
+    outlet: Arc<Outlet>,
+    /// Member of the filter and notification of the lists it hears of.
+    lists: Vec<(&'static str, &'static str)>,
+    /// The resources it wants to watch; once it was acknowledged, those it does watch.
+    resources: Vec<Box<str>>,
+    held: HashMap<Box<str>, Held>,
+    said: mpsc::Receiver<Bytes>,
+    chunks: mpsc::Sender<Bytes>,
+}
+
+/// The connection is gone.
+struct Gone;
+
+impl Listening {
+    async fn run(&mut self) -> Result<(), Gone> {
+        let first_wait = self.entered.call.endpoint.config.catalog.first_wait;
+        let refused = self.watch(first_wait).await;
+        // What no server promised within the time is not acknowledged, and not tried again either.
+        drop(refused);
+        self.resources.retain(|exposed| self.held.contains_key(exposed));
+        self.say(&self.acknowledgement()).await?;
+        let keep_alive = self.entered.call.endpoint.config.listen.keep_alive;
+        let mut drain = self.entered.call.gateway.drain_begins();
+        let mut mend_at: Option<Instant> = None;
+        let outlet = Arc::clone(&self.outlet);
+        loop {
+            let mend = async {
+                match mend_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(message) = self.said.recv() => {
+                    self.say(&message).await?;
+                    if self.said.is_empty() && outlet.take_lagged() {
+                        self.say_everything().await?;
+                    }
+                }
+                () = outlet.lost.notified() => {
+                    let call = &self.entered.call;
+                    let snapshot = call.gateway.snapshot();
+                    if !snapshot.endpoint(&call.endpoint.path).is_some_and(|now| Arc::ptr_eq(now, &call.endpoint)) {
+                        // It began on another configuration; what there is now it hears of when it asks again.
+                        return self.say(&end(call)).await;
+                    }
+                    self.held.retain(|_, held| !held.is_lost(&call.gateway));
+                    mend_at = Some(Instant::now());
+                }
+                () = mend => {
+                    let refused = self.watch(first_wait).await;
+                    self.resources.retain(|exposed| !refused.contains(exposed));
+                    let is_whole = self.held.len() == self.resources.len();
+                    mend_at = (!is_whole).then(|| Instant::now() + MEND);
+                }
+                () = crate::listener::turned(&mut drain) => return self.say(&end(&self.entered.call)).await,
+                () = tokio::time::sleep(keep_alive) => self.send(comment()).await?,
+            }
         }
-        let Some(server) =
-            call.endpoint.servers.iter().position(|server| server.handle.name() == target.upstream.handle.name())
-        else {
-            continue;
-        };
-        let own = target.name.as_deref().unwrap_or(&exposed).to_owned();
-        match by_server.iter_mut().find(|(other, _)| *other == server) {
-            Some((_, uris)) => uris.push((exposed, own)),
-            None => by_server.push((server, vec![(exposed, own)])),
+    }
+
+    async fn say(&self, message: &[u8]) -> Result<(), Gone> {
+        self.send(event(message)).await
+    }
+
+    async fn send(&self, chunk: Bytes) -> Result<(), Gone> {
+        self.chunks.send(chunk).await.map_err(|_| Gone)
+    }
+
+    /// Watches what is wanted and not held, and returns what its servers refuse.
+    async fn watch(&mut self, wait: Duration) -> HashSet<Box<str>> {
+        let call = &self.entered.call;
+        let missing: Vec<_> = self.resources.iter().filter(|exposed| !self.held.contains_key(*exposed)).collect();
+        if missing.iter().any(|exposed| resolve::resource(call, exposed).is_err()) {
+            // Clients that know their URIs from earlier listen without listing first.
+            Box::pin(list_page::learn_what_is_new(call)).await;
         }
-    }
-    by_server
-}
-
-enum Heard {
-    Said {
-        exchange: Box<Exchange>,
-        frame: Frame,
-        server: usize,
-    },
-    /// The stream is over or could not be opened now.
-    Ended {
-        server: usize,
-    },
-    /// The server does not want to be listened to, or is gone for good.
-    Refused,
-}
-
-/// Opens a listen stream to one server for the resources of this client.
-fn watch<'a>(call: &'a Call, server: usize, uris: &'a Uris) -> BoxFuture<'a, Heard> {
-    Box::pin(async move {
-        let own: Vec<_> = uris.iter().map(|(_, own)| message::quote(own)).collect();
-        let meta = call.frame.raw(Field::Meta).unwrap_or("{}");
-        let params =
-            format!("{{\"notifications\":{{\"resourceSubscriptions\":[{}]}},\"_meta\":{meta}}}", own.join(","));
-        let request = message::request(call.id(), Method::Listen.as_str(), Some(&params));
-        let Ok(frame) = Frame::parse(request, &Limits::default()) else { return Heard::Refused };
-        let target = resolve::Target::plain(&call.endpoint.servers[server]);
-        match dispatch::begin_with(call, &target, frame, Instant::now() + call.endpoint.config.catalog.first_wait).await
-        {
-            Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => next(exchange, server).await,
-            Begun::Answered { answer, .. } if answer.frame.kind() == Kind::Error => Heard::Refused,
-            // Its configuration changed or went: the client has to ask again what there is.
-            _ if matches!(target.upstream.handle.peek().state, State::Stopped) => Heard::Refused,
-            _ => Heard::Ended { server },
+        let until = Instant::now() + wait;
+        let asked = join_all(missing.into_iter().map(|exposed| async {
+            let target = resolve::resource(call, exposed).ok()?;
+            let hearer = Hearer::Listener(Arc::clone(&self.outlet));
+            let held = timeout_at(until, watching::hold(call, &target, exposed, hearer)).await.ok()?;
+            Some((exposed.clone(), held))
+        }))
+        .await;
+        let mut refused = HashSet::new();
+        for (exposed, held) in asked.into_iter().flatten() {
+            match held {
+                Ok(held) => {
+                    self.held.insert(exposed, held);
+                }
+                Err(WatchError::Refused(_)) => {
+                    refused.insert(exposed);
+                }
+                Err(error) => tracing::debug!(?error, "a listener's resource is not watched now"),
+            }
         }
-    })
-}
+        refused
+    }
 
-async fn next(mut exchange: Box<Exchange>, server: usize) -> Heard {
-    match exchange.next().await {
-        Ok(Item::Message(frame)) => Heard::Said { exchange, frame, server },
-        _ => Heard::Ended { server },
+    /// The first message: what of the filter holds. What the gateway does not know is not acknowledged.
+    fn acknowledgement(&self) -> Bytes {
+        let mut accepted: Vec<String> = self.lists.iter().map(|(key, _)| format!("\"{key}\":true")).collect();
+        if !self.resources.is_empty() {
+            let uris: Vec<_> = self.resources.iter().map(|exposed| message::quote(exposed)).collect();
+            accepted.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        }
+        let params = format!("{{\"notifications\":{{{}}},\"_meta\":{}}}", accepted.join(","), tag(&self.outlet.id));
+        message::notification(Method::SubscriptionAcknowledged.as_str(), Some(&params))
     }
-}
 
-/// An update under the client's own subscription id and URI.
-fn tagged(call: &Call, watched: &[(usize, Uris)], server: usize, frame: &Frame) -> Option<Bytes> {
-    if frame.method_class() != Method::ResourceUpdated {
-        return None;
+    /// Some of what was said had no room: everything it listens to may have changed.
+    async fn say_everything(&self) -> Result<(), Gone> {
+        for (_, method) in &self.lists {
+            self.say(&list_changed(method, &self.outlet.id)).await?;
+        }
+        for exposed in &self.resources {
+            self.say(&resource_updated(exposed, &self.outlet.id)).await?;
+        }
+        Ok(())
     }
-    let own = frame.str(Field::Uri)?;
-    let (exposed, _) = watched.iter().find(|(other, _)| *other == server)?.1.iter().find(|(_, uri)| *uri == *own)?;
-    let mut edits = Edits::new();
-    edits.replace(frame.span(Field::Uri)?, message::quote(exposed));
-    match frame.span(Field::MetaSubscriptionId) {
-        Some(span) => edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes())),
-        None => edits.insert_first(frame.span(Field::Params)?, "_meta", &tag(call.id())),
-    }
-    Some(edits.apply(frame.bytes()))
 }

@@ -96,7 +96,6 @@ pub(crate) async fn get(
 /// A DELETE: the end of a legacy session.
 pub(crate) async fn delete(
     gateway: &Gateway,
-    worker: Worker,
     endpoint: &Arc<Endpoint>,
     caller: &Caller,
     seen: &Seen<'_>,
@@ -105,20 +104,18 @@ pub(crate) async fn delete(
         return Err(Refusal::new(Code::HttpMethod, "the revision of 2026-07-28 has no sessions"));
     }
     let session = find_session(gateway, endpoint, caller, &HeaderMap::new(), seen).await?;
-    let subscriptions = session.subscriptions();
     gateway.sessions().end(&session);
-    release(gateway, worker, &session, &subscriptions).await;
     Ok(crate::response::empty(StatusCode::OK))
 }
 
-/// Tells servers that a session that is gone waits for none of these updates any more.
-pub(crate) async fn release(gateway: &Gateway, worker: Worker, session: &Arc<Session>, subscriptions: &[String]) {
+/// Tells servers what a session is subscribed to and they were not told of.
+pub(crate) async fn mend(gateway: &Gateway, worker: Worker, session: &Arc<Session>) {
     let snapshot = gateway.snapshot();
     let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
     let headers = HeaderMap::new();
     let (caller, carrier, seen) = (session.caller.clone(), Carrier::Http, Seen::default());
     let entry = Entry { gateway, worker, endpoint, caller, headers: &headers, seen: &seen, carrier, in_batch: false };
-    session_state::release(subscriptions, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
+    session_state::subscribe_again(session, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
 /// What every message of one request shares.
@@ -285,7 +282,10 @@ impl Entry<'_> {
     async fn session(&self) -> Result<Arc<Session>, Refusal> {
         let session = find_session(self.gateway, self.endpoint, &self.caller, self.headers, self.seen).await?;
         if session.take_recalled() {
-            Box::pin(session_state::restore(&session, |frame| self.call(frame, Some(Arc::clone(&session))))).await;
+            let call = |frame| self.call(frame, Some(Arc::clone(&session)));
+            if !Box::pin(session_state::restore(&session, call)).await {
+                self.gateway.0.watching.wants_mending();
+            }
         }
         Ok(session)
     }

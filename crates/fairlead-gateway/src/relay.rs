@@ -4,20 +4,16 @@
 use crate::{
     answer::{comment, driven, event},
     body::Body,
-    dispatch::share_key,
     gateway::Gateway,
     questions::Delivery,
     session::Session,
-    shape,
-    snapshot::Endpoint,
+    shape, watching,
 };
-use bytes::Bytes;
-use fairlead_config::ResourceUris;
 use fairlead_core::{Code, Refusal};
 use fairlead_observe::QuestionOutcome;
-use fairlead_upstream::{LinkKey, ListingKind, ServerEvent, ServerHandle, Worker};
-use fairlead_wire::{Era, Field, Frame, edit::Edits, message, name};
-use std::{sync::Arc, time::Duration};
+use fairlead_upstream::{ListingKind, ServerEvent, ServerHandle, Worker};
+use fairlead_wire::{Era, Frame, message};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 /// Changes that come together are told together.
@@ -81,8 +77,12 @@ pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
         let mut changed = Changed::default();
         match events.recv().await {
             Ok(event) => one(&gateway, &handle, event, &mut changed),
-            // What was missed is not known: lists are asked for anew, an update or a log line is lost.
-            Err(RecvError::Lagged(_)) => changed = Changed::everything(),
+            // What was missed is not known: everybody looks at everything anew. A log line is lost.
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(server = %handle.name(), missed, "the server says more than can be passed on; clients are told to look at everything");
+                changed = Changed::everything();
+                watching::anything_updated(&gateway, &handle, None);
+            }
             Err(RecvError::Closed) => return,
         }
         if changed.is_empty() {
@@ -136,7 +136,9 @@ fn notice(kind: ListingKind) -> &'static str {
 fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Changed) {
     match event {
         ServerEvent::ListChanged { kind, era } => changed.add(notice(kind), era),
-        ServerEvent::ResourceUpdated { key, uri, frame } => updated(gateway, handle, &key, &uri, &frame),
+        ServerEvent::ResourceUpdated { key, uri, frame } => watching::updated(gateway, handle, &key, &uri, &frame),
+        ServerEvent::Rewatched { key } => watching::anything_updated(gateway, handle, Some(&key)),
+        ServerEvent::Unwatchable { key } => watching::unwatchable(gateway, handle.name(), Some(&key)),
         ServerEvent::QuestionDeclined => {
             gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
         }
@@ -158,8 +160,17 @@ fn tell_lists(gateway: &Gateway, handle: Option<&ServerHandle>, changed: &Change
     // What clients of an era see is the catalog of the era they are served in.
     let seen_by = |client: Era| changed.of(handle.and_then(|handle| handle.peek().era_for(client)).unwrap_or(client));
     let snapshot = gateway.snapshot();
-    let concerns = |path: &str| {
-        snapshot.endpoint(path).is_some_and(|endpoint| handle.is_none_or(|handle| serves(endpoint, handle)))
+    // What sessions are subscribed to and nobody had may be there now.
+    gateway.0.watching.wants_mending();
+    let mut known: HashMap<Box<str>, bool> = HashMap::new();
+    let mut concerns = |path: &str| {
+        if let Some(concerned) = known.get(path) {
+            return *concerned;
+        }
+        let concerned =
+            snapshot.endpoint(path).is_some_and(|endpoint| handle.is_none_or(|handle| endpoint.shows(handle)));
+        known.insert(path.into(), concerned);
+        concerned
     };
     for session in gateway.sessions().listeners() {
         if concerns(&session.path) {
@@ -168,41 +179,5 @@ fn tell_lists(gateway: &Gateway, handle: Option<&ServerHandle>, changed: &Change
             }
         }
     }
-    gateway.0.listeners.lists_changed(&concerns, &seen_by(Era::Modern));
-}
-
-fn serves(endpoint: &Endpoint, handle: &ServerHandle) -> bool {
-    endpoint.servers.iter().any(|server| server.handle.name() == handle.name())
-}
-
-/// A resource changed: whoever subscribed to it through links of this key is told, and nobody else.
-fn updated(gateway: &Gateway, handle: &ServerHandle, key: &LinkKey, uri: &Arc<str>, frame: &Frame) {
-    let snapshot = gateway.snapshot();
-    let config = handle.config();
-    let prefixed = (config.resources == ResourceUris::Prefix).then(|| name::prefix_uri(config.name.as_str(), uri));
-    for session in gateway.sessions().listeners() {
-        let Some(endpoint) = snapshot.endpoint(&session.path).filter(|endpoint| serves(endpoint, handle)) else {
-            continue;
-        };
-        let exposed = match &prefixed {
-            Some(prefixed) if !endpoint.is_single() => prefixed.as_str(),
-            _ => &**uri,
-        };
-        let same_link = session.capabilities == key.capabilities
-            && share_key(config.share, &session.caller, Some(session.user)) == key.share
-            && key.roots.as_ref().is_none_or(|roots| session.roots().as_ref() == Some(roots));
-        if same_link && session.is_subscribed(exposed) {
-            session.say(&with_uri(frame, exposed));
-        }
-    }
-}
-
-fn with_uri(frame: &Frame, exposed: &str) -> Bytes {
-    let mut edits = Edits::new();
-    if let Some(span) = frame.span(Field::Uri)
-        && frame.str(Field::Uri).as_deref() != Some(exposed)
-    {
-        edits.replace(span, message::quote(exposed));
-    }
-    edits.apply(frame.bytes())
+    gateway.0.listeners.lists_changed(&mut concerns, &seen_by(Era::Modern));
 }

@@ -1,6 +1,6 @@
 //! Asking a client for its roots, once, when a server turns out to follow them.
 
-use crate::{call::Call, questions::Questions, voice::Voice};
+use crate::{call::Call, questions::Questions, voice::Voice, watching};
 use bytes::Bytes;
 use fairlead_upstream::Roots;
 use fairlead_wire::{Field, Kind};
@@ -35,6 +35,7 @@ pub(crate) async fn ask(call: &Call, voice: &Voice) {
         }
     };
     session.set_roots(roots(result));
+    watching::roots_changed(&call.gateway, session);
 }
 
 /// What a client listed, with its digest.

@@ -5,7 +5,7 @@
 //! flight, open streams, the client's roots. So a restart loses no session, and a client that comes
 //! back later than the memory of it finds its session as it was.
 
-use crate::seal::Sealer;
+use crate::{seal::Sealer, watching::Held};
 use bytes::Bytes;
 use fairlead_core::{
     Caller, Clock,
@@ -15,7 +15,7 @@ use fairlead_upstream::Roots;
 use fairlead_wire::{CapabilitySet, Revision};
 use futures_util::task::AtomicWaker;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     future::poll_fn,
     hash::{BuildHasherDefault, Hasher},
@@ -57,6 +57,8 @@ pub(crate) struct Session {
     ended: AtomicBool,
     /// It was opened from its id and has not been used since.
     recalled: AtomicBool,
+    /// Something said outside its calls was dropped since it opened a stream.
+    behind: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -69,6 +71,8 @@ struct State {
     /// How often the client said that its roots changed.
     roots_changes: u32,
     record: SessionRecord,
+    /// What it watches, by the URI the client knows.
+    held: BTreeMap<Box<str>, Held>,
 }
 
 /// The gateway's end of a GET stream.
@@ -188,6 +192,7 @@ impl Session {
         let (messages, receiver) = mpsc::channel(queue);
         let outlet = Outlet { messages, waiting: Arc::default() };
         let told = Told { messages: receiver, waiting: Arc::clone(&outlet.waiting) };
+        self.behind.store(false, Ordering::Relaxed);
         let mut state = self.state();
         state.streams.retain(|stream| !stream.messages.is_closed());
         if state.streams.len() >= MAX_STREAMS_PER_SESSION {
@@ -201,6 +206,11 @@ impl Session {
     pub(crate) fn say(&self, message: &Bytes) -> bool {
         let state = self.state();
         state.streams.iter().rev().find(|stream| !stream.messages.is_closed()).is_some_and(|stream| stream.say(message))
+    }
+
+    /// Notes that something was dropped. True the first time since a stream was opened.
+    pub(crate) fn falls_behind(&self) -> bool {
+        !self.behind.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn has_stream(&self) -> bool {
@@ -240,14 +250,6 @@ impl Session {
         (!state.record.log_level.is_empty()).then(|| state.record.log_level.clone())
     }
 
-    pub(crate) fn is_subscribed(&self, uri: &str) -> bool {
-        self.state().record.subscriptions.iter().any(|other| other == uri)
-    }
-
-    pub(crate) fn subscriptions(&self) -> Vec<String> {
-        self.state().record.subscriptions.clone()
-    }
-
     /// Whether this is the first use since the session was opened from its id; true once.
     pub(crate) fn take_recalled(&self) -> bool {
         self.recalled.load(Ordering::Relaxed) && self.recalled.swap(false, Ordering::Relaxed)
@@ -255,6 +257,44 @@ impl Session {
 
     pub(crate) fn has_subscriptions(&self) -> bool {
         !self.state().record.subscriptions.is_empty()
+    }
+
+    /// Keeps what the client watches; what it had under this URI is given back.
+    pub(crate) fn hold(&self, exposed: &str, held: Held) {
+        let mut state = self.state();
+        // Of one that has ended meanwhile nobody would ever give it back.
+        let before =
+            if self.ended.load(Ordering::Relaxed) { Some(held) } else { state.held.insert(exposed.into(), held) };
+        drop(state);
+        drop(before);
+    }
+
+    /// Whether the client may subscribe to a resource, or already did.
+    pub(crate) fn has_room_for(&self, exposed: &str) -> bool {
+        let state = self.state();
+        let subscriptions = &state.record.subscriptions;
+        subscriptions.len() < MAX_SUBSCRIPTIONS || subscriptions.iter().any(|other| other == exposed)
+    }
+
+    /// Whether the client watches a resource.
+    pub(crate) fn holds(&self, exposed: &str) -> bool {
+        self.state().held.contains_key(exposed)
+    }
+
+    /// What the client watches under this URI, to be given back.
+    pub(crate) fn let_go(&self, exposed: &str) -> Option<Held> {
+        self.state().held.remove(exposed)
+    }
+
+    /// Everything of what the client watches that fits, to be given back.
+    pub(crate) fn let_go_if(&self, fits: impl Fn(&Held) -> bool) -> Vec<Held> {
+        self.state().held.extract_if(.., |_, held| fits(held)).map(|(_, held)| held).collect()
+    }
+
+    /// What the client subscribed to and does not watch, because a server was away.
+    pub(crate) fn missed(&self) -> Vec<String> {
+        let state = self.state();
+        state.record.subscriptions.iter().filter(|uri| !state.held.contains_key(uri.as_str())).cloned().collect()
     }
 }
 
@@ -400,6 +440,7 @@ impl Sessions {
             last_used_ms: AtomicU64::new(self.clock.unix_ms()),
             ended: AtomicBool::new(false),
             recalled: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             state: Mutex::new(State { record, ..State::default() }),
         }
     }
@@ -478,6 +519,9 @@ impl Sessions {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         self.listening.lock().expect("invariant: no panic under this lock").remove(&session.user);
+        // What nobody can be told of any more is watched no longer. A session that comes back watches anew.
+        let held = std::mem::take(&mut session.state().held);
+        drop(held);
     }
 
     /// Notes that the session can be told things.
@@ -512,9 +556,7 @@ impl Sessions {
     }
 
     /// Forgets sessions that were not used for `idle`: the id stays good, only the memory is freed.
-    /// Returns those that had subscriptions.
-    pub(crate) fn sweep(&self, idle: Duration) -> Vec<Arc<Session>> {
-        let mut subscribed = Vec::new();
+    pub(crate) fn sweep(&self, idle: Duration) {
         let now = self.clock.unix_ms();
         let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         for shard in &self.shards {
@@ -530,12 +572,8 @@ impl Sessions {
                 .collect();
             for session in unused {
                 self.drop_from_memory(&session);
-                if session.has_subscriptions() {
-                    subscribed.push(session);
-                }
             }
         }
-        subscribed
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,8 +1,8 @@
 //! What a legacy session asks to be kept: its log level and its subscriptions.
 //!
 //! Both are state of the session with the server, which several clients may share. So the server is
-//! told the most talkative level and the union of subscriptions, and what comes back is sorted by
-//! what each client asked for.
+//! told the most talkative level and the union of subscriptions ([`crate::watching`]), and what comes
+//! back is sorted by what each client asked for.
 
 use crate::{
     answer,
@@ -13,12 +13,13 @@ use crate::{
     response::refuse_call,
     session::{MAX_SUBSCRIPTIONS, Session},
     shape,
+    watching::{self, Hearer},
 };
-use fairlead_core::{Code, Refusal, UpstreamError};
-use fairlead_upstream::{Item, LeaseError, LinkKey, Memory, Outbound, Purpose};
+use fairlead_core::{Code, Refusal};
+use fairlead_upstream::{Item, LeaseError, LinkKey, Memory, Outbound, Purpose, WatchError};
 use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
 use http::Response;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How long servers may take to be told a log level; a slow one is told late.
@@ -58,43 +59,32 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
     answer::own(call, "{}")
 }
 
-/// Tells servers what a session had asked for before a restart, or before it was forgotten here.
-pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Box<Call>) {
-    let asking = |method, member, value: &str| own_request(method, member, value).map(&call);
+/// Tells servers what a session had asked for before a restart, or before it was forgotten here. False when a server
+/// is too slow to hear all of it now.
+pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Box<Call>) -> bool {
     let telling = async {
-        if let Some(call) = session.log_level().and_then(|level| asking(Method::SetLevel, "level", &level)) {
+        let level = session.log_level().and_then(|level| own_request(Method::SetLevel, "level", &level)).map(&call);
+        if let Some(call) = level {
             set_level(&call).await;
         }
-        for uri in session.subscriptions() {
-            if let Some(call) = asking(Method::Subscribe, "uri", &uri) {
-                subscribe(&call).await;
-            }
-        }
+        subscribe_again(session, &call).await;
     };
-    if tokio::time::timeout(LEVEL_WAIT, telling).await.is_err() {
-        tracing::warn!("a session that came back has subscriptions that a server was not told of: it is too slow");
-    }
+    tokio::time::timeout(LEVEL_WAIT, telling).await.is_ok()
 }
 
-/// Unsubscribes from what nobody else waits for. A session that comes back subscribes anew.
-pub(crate) async fn release(subscriptions: &[String], call: impl Fn(Frame) -> Box<Call>) {
-    let telling = async {
-        for exposed in subscriptions {
-            let Some(call) = own_request(Method::Unsubscribe, "uri", exposed).map(&call) else { continue };
-            let Ok(target) = resolve::resource(&call, exposed) else { continue };
-            let handle = &target.upstream.handle;
-            if handle.peek().era_for(Era::Legacy) != Some(Era::Legacy) || others_subscribed(&call, exposed) {
-                continue;
-            }
-            if let Ok((key, _)) = ask(&call, &target, call.frame.clone(), target.edits.clone()).await {
-                let uri = target.name.as_deref().unwrap_or(exposed).into();
-                handle.remember(Memory::Unsubscribed { key, uri });
+/// Subscribes to what the client is subscribed to and does not watch. What its server refuses is over.
+pub(crate) async fn subscribe_again(session: &Session, call: impl Fn(Frame) -> Box<Call>) {
+    let missed = session.missed();
+    let calls = missed.iter().filter_map(|uri| own_request(Method::Subscribe, "uri", uri)).map(call);
+    let subscribing = calls.map(|call| async move {
+        if let Err(error) = watch(&call).await {
+            tracing::debug!(code = error.code.label(), "a subscription of before is not there: {}", error.message);
+            if error.code != Code::UnknownResource {
+                call.gateway.0.watching.wants_mending();
             }
         }
-    };
-    if tokio::time::timeout(LEVEL_WAIT, telling).await.is_err() {
-        tracing::debug!("a server was not told that a session is gone: it is too slow");
-    }
+    });
+    futures_util::future::join_all(subscribing).await;
 }
 
 /// A request of the gateway's own with one member.
@@ -105,92 +95,100 @@ fn own_request(method: Method, member: &str, value: &str) -> Option<Frame> {
 
 /// `resources/subscribe`.
 pub(crate) async fn subscribe(call: &Call) -> Response<Body> {
-    match change(call, true).await {
-        Ok(response) => response,
+    match watch(call).await {
+        Ok(None) => answer::own(call, "{}"),
+        Ok(Some(frame)) => answer::passed_on(call, &frame),
         Err(refusal) => refuse_call(call.era, Some(call.id()), &refusal),
     }
 }
 
 /// `resources/unsubscribe`.
 pub(crate) async fn unsubscribe(call: &Call) -> Response<Body> {
-    match change(call, false).await {
-        Ok(response) => response,
+    match unwatch(call).await {
+        Ok(()) => answer::own(call, "{}"),
         Err(refusal) => refuse_call(call.era, Some(call.id()), &refusal),
     }
 }
 
-async fn change(call: &Call, on: bool) -> Result<Response<Body>, Refusal> {
+/// Watches the resource for the session. The server's own answer, where there is one: also a refusal.
+async fn watch(call: &Call) -> Result<Option<Frame>, Refusal> {
     let session = call.session.as_ref().expect("invariant: subscriptions of this kind belong to sessions");
-    let exposed =
-        call.frame.str(Field::Uri).ok_or_else(|| Refusal::new(Code::BadParams, "`params.uri` must be a string"))?;
+    let exposed = uri_of(call)?;
     let target = resolve::resource(call, &exposed)?;
-    let uri = target.name.clone().unwrap_or_else(|| exposed.as_ref().into());
-    let server = target.upstream.handle.name().clone();
-    let gone = |error: &UpstreamError| error.to_refusal(server.as_str());
-    if target.upstream.handle.peek().era_for(Era::Legacy) == Some(Era::Modern) {
+    let server = target.upstream.handle.name();
+    let sessions = call.gateway.sessions();
+    if session.holds(&exposed) {
+        return Ok(None);
+    }
+    if !session.has_room_for(&exposed) {
         return Err(Refusal::new(
-            Code::UnknownMethod,
-            format!("server `{server}` has no subscriptions for clients of this revision"),
+            Code::TooManySessions,
+            format!("a session may have {MAX_SUBSCRIPTIONS} subscriptions"),
         ));
     }
-    if on {
-        let full = call.gateway.sessions();
-        let mut fits = true;
-        full.change_record(session, |record| {
-            if !record.subscriptions.iter().any(|other| *other == *exposed) {
-                fits = record.subscriptions.len() < MAX_SUBSCRIPTIONS;
-                if fits {
+    let held = watching::hold(call, &target, &exposed, Hearer::Session(Arc::downgrade(session))).await;
+    let answer = match held {
+        Ok(mut held) => {
+            let answer = held.take_answer();
+            session.hold(&exposed, held);
+            sessions.change_record(session, |record| {
+                if !record.subscriptions.iter().any(|other| *other == *exposed) {
                     record.subscriptions.push(exposed.to_string());
                 }
-            }
-        });
-        if !fits {
+            });
+            sessions.listen(session);
+            answer
+        }
+        Err(WatchError::Refused(answer)) => {
+            sessions.change_record(session, |record| record.subscriptions.retain(|other| *other != *exposed));
+            // What a modern server says to a stream is no answer to this.
+            let is_modern = target.upstream.handle.peek().era_for(Era::Legacy) == Some(Era::Modern);
+            let Some(answer) = answer.filter(|_| !is_modern) else {
+                return Err(Refusal::new(
+                    Code::BadParams,
+                    format!("server `{server}` does not accept a subscription to this resource"),
+                ));
+            };
+            Some(answer)
+        }
+        Err(WatchError::Upstream(error)) => {
+            record::failure(call, &target, &error);
+            return Err(error.to_refusal(server.as_str()));
+        }
+        Err(WatchError::NeedsRoots) => {
             return Err(Refusal::new(
-                Code::TooManySessions,
-                format!("a session may have {MAX_SUBSCRIPTIONS} subscriptions"),
+                Code::ServerUnavailable,
+                format!("server `{server}` follows roots; call one of its tools first"),
             ));
         }
-        call.gateway.sessions().listen(session);
-    } else {
-        call.gateway
-            .sessions()
-            .change_record(session, |record| record.subscriptions.retain(|other| *other != *exposed));
-        if others_subscribed(call, &exposed) {
-            return Ok(answer::own(call, "{}"));
+        Err(WatchError::TooMany) => {
+            return Err(Refusal::new(
+                Code::TooManySessions,
+                format!("as many resources of server `{server}` are watched as may be"),
+            ));
         }
+    };
+    if let Some(answer) = &answer {
+        record::call(call, &target, record::status_of(answer));
     }
-    let edits = target.edits.clone();
-    match ask(call, &target, call.frame.clone(), edits).await {
-        Ok((key, frame)) => {
-            let uri = uri.into();
-            if frame.kind() == Kind::Result {
-                let memory = if on { Memory::Subscribed { key, uri } } else { Memory::Unsubscribed { key, uri } };
-                target.upstream.handle.remember(memory);
-            } else if on {
-                call.gateway
-                    .sessions()
-                    .change_record(session, |record| record.subscriptions.retain(|other| *other != *exposed));
-            }
-            record::call(call, &target, record::status_of(&frame));
-            Ok(answer::passed_on(call, &frame))
-        }
-        Err(LeaseError::Upstream(error)) => {
-            record::failure(call, &target, &error);
-            Err(gone(&error))
-        }
-        Err(LeaseError::NeedsRoots) => Err(Refusal::new(
-            Code::ServerUnavailable,
-            format!("server `{server}` follows roots; call one of its tools first"),
-        )),
-    }
+    Ok(answer)
 }
 
-fn others_subscribed(call: &Call, exposed: &str) -> bool {
-    call.gateway
-        .sessions()
-        .listeners()
-        .iter()
-        .any(|other| other.user != call.user && other.capabilities == call.capabilities && other.is_subscribed(exposed))
+fn uri_of(call: &Call) -> Result<std::borrow::Cow<'_, str>, Refusal> {
+    call.frame.str(Field::Uri).ok_or_else(|| Refusal::new(Code::BadParams, "`params.uri` must be a string"))
+}
+
+async fn unwatch(call: &Call) -> Result<(), Refusal> {
+    let session = call.session.as_ref().expect("invariant: subscriptions of this kind belong to sessions");
+    let exposed = uri_of(call)?;
+    let held = session.let_go(&exposed);
+    call.gateway.sessions().change_record(session, |record| record.subscriptions.retain(|other| *other != *exposed));
+    match held {
+        Some(held) => held.release(Instant::now() + LEVEL_WAIT).await,
+        // Of what is not there only a mistake is told.
+        None => drop(resolve::resource(call, &exposed)?),
+    }
+    Ok(())
 }
 
 /// Sends a request about the session itself over the session's link; the answer comes with the key

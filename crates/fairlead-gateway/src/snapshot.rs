@@ -2,15 +2,18 @@
 
 use crate::merged::Merged;
 use arc_swap::ArcSwap;
-use fairlead_config::{Config, Toolset};
+use fairlead_config::{Config, ResourceUris, Toolset};
 use fairlead_core::ServerName;
 use fairlead_observe::ServerMetrics;
-use fairlead_upstream::ServerHandle;
-use fairlead_wire::{CapabilitySet, Era};
+use fairlead_upstream::{ListingKind, ServerHandle};
+use fairlead_wire::{CapabilitySet, Era, name};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Merged catalogs kept per endpoint: one per client capability set in use.
@@ -49,6 +52,8 @@ pub(crate) struct Endpoint {
     pub(crate) servers: Vec<Upstream>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
+    /// For each server whether a toolset showed something of it when its lists changed last.
+    shown: Vec<AtomicBool>,
     /// Whose skill is whose.
     pub(crate) skills: crate::skills::Roots,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
@@ -65,6 +70,7 @@ impl Endpoint {
         Arc::new(Self {
             path: path.into(),
             view,
+            shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,
             config,
             metrics,
@@ -75,6 +81,31 @@ impl Endpoint {
 
     pub(crate) fn is_single(&self) -> bool {
         matches!(self.view, View::Single)
+    }
+
+    /// Whether the endpoint shows something of a server, or did when this was asked last: then a change of the
+    /// server's lists concerns its clients.
+    pub(crate) fn shows(&self, handle: &ServerHandle) -> bool {
+        let Some(at) = self.servers.iter().position(|server| server.handle.name() == handle.name()) else {
+            return false;
+        };
+        let View::Toolset(toolset) = &self.view else { return true };
+        let config = handle.config();
+        let is_shown = |kind: ListingKind, key: &str| match kind {
+            ListingKind::Tools | ListingKind::Prompts if config.prefix => {
+                toolset.permits(&name::expose(config.name.as_str(), key, self.config.names.max))
+            }
+            ListingKind::Resources | ListingKind::Templates if config.resources == ResourceUris::Prefix => {
+                toolset.permits(&name::prefix_uri(config.name.as_str(), key))
+            }
+            _ => toolset.permits(key),
+        };
+        let shows = handle.peek().catalogs.values().any(|catalog| {
+            ListingKind::ALL
+                .iter()
+                .any(|kind| catalog.listing(*kind).entries.iter().any(|entry| is_shown(*kind, &entry.key)))
+        });
+        self.shown[at].swap(shows, Ordering::Relaxed) || shows
     }
 
     /// The catalog of this endpoint for clients of one era and capability set, as of `epoch`.

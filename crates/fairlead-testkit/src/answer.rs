@@ -222,6 +222,9 @@ async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Va
             }
             result
         }
+        "resources/subscribe" if script.unwatchable.iter().any(|refused| params["uri"] == *refused) => {
+            return Outcome::Refused((-32002, "there is no such resource".to_owned(), None));
+        }
         "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" if !exchange.modern => json!({}),
         "tools/list" => return list(exchange, script, "tools", tools(exchange, script), params),
         "resources/list" => {
@@ -451,7 +454,11 @@ async fn task(exchange: &Exchange, method: &str, params: &Value) -> Outcome {
 
 /// Keeps a `subscriptions/listen` open until the client ends it.
 async fn listen(exchange: &Exchange, params: &Value, id: &str) -> Outcome {
-    let filter = params["notifications"].clone();
+    let mut filter = params["notifications"].clone();
+    if let Some(uris) = filter.get_mut("resourceSubscriptions").and_then(Value::as_array_mut) {
+        let script = exchange.core.script();
+        uris.retain(|uri| !script.unwatchable.iter().any(|refused| uri == refused));
+    }
     let acknowledged = json!({"notifications": filter});
     let frame = tagged_notification("notifications/subscriptions/acknowledged", &acknowledged, id);
     let mut cancelled = exchange.session.begin_call(id);

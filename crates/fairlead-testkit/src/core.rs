@@ -147,8 +147,25 @@ impl Core {
         self.notify("notifications/tools/list_changed", &json!({})).await;
     }
 
-    /// Changes the list as often as the script says, for as long as it says so.
+    /// Changes the list and updates a resource as often as the script says, for as long as it says so.
     pub(crate) async fn keep_changing(&self) {
+        tokio::join!(self.keep_changing_lists(), self.keep_updating());
+    }
+
+    async fn keep_updating(&self) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        loop {
+            match self.script().update_every_ms {
+                Some(every_ms) => {
+                    tokio::time::sleep(Duration::from_millis(every_ms.max(1))).await;
+                    self.notify("notifications/resources/updated", &json!({"uri": "test://resource/0"})).await;
+                }
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    async fn keep_changing_lists(&self) {
         const LOOK_AGAIN: Duration = Duration::from_millis(50);
         loop {
             match self.script().list_change_every_ms {

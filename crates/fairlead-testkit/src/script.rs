@@ -65,6 +65,10 @@ pub struct Script {
     pub asks: BTreeMap<String, Question>,
     /// A tool comes or goes, and everybody is told, every so many milliseconds.
     pub list_change_every_ms: Option<u64>,
+    /// The resource `test://resource/0` is updated, and everybody is told, every so many milliseconds.
+    pub update_every_ms: Option<u64>,
+    /// URIs nobody may subscribe to: a legacy server refuses, a modern one does not acknowledge them.
+    pub unwatchable: Vec<String>,
     /// Whether `tools/call` with a `task` member runs as a task of revision 2025-11-25.
     pub tasks: bool,
     /// What only matters over stdio.
@@ -99,6 +103,8 @@ impl Default for Script {
             rounds: BTreeMap::new(),
             asks: BTreeMap::new(),
             list_change_every_ms: None,
+            update_every_ms: None,
+            unwatchable: Vec::new(),
             tasks: false,
             stdio: StdioScript::default(),
         }
@@ -227,6 +233,18 @@ impl Script {
     /// Changes the list of tools every so often.
     pub fn list_change_every_ms(mut self, every_ms: u64) -> Self {
         self.list_change_every_ms = Some(every_ms);
+        self
+    }
+
+    /// Updates its first resource every so often.
+    pub fn update_every_ms(mut self, every_ms: u64) -> Self {
+        self.update_every_ms = Some(every_ms);
+        self
+    }
+
+    /// Lets nobody subscribe to this resource.
+    pub fn unwatchable(mut self, uri: &str) -> Self {
+        self.unwatchable.push(uri.to_owned());
         self
     }
 

@@ -137,6 +137,12 @@ impl ScriptedServer {
         self.core.listeners.lock().expect("invariant: nobody panics while holding the listeners").len()
     }
 
+    /// The filters of the open `subscriptions/listen` requests, as acknowledged.
+    pub fn filters(&self) -> Vec<Value> {
+        let listeners = self.core.listeners.lock().expect("invariant: nobody panics while holding the listeners");
+        listeners.iter().map(|listener| listener.filter.clone()).collect()
+    }
+
     /// Ids (JSON text) of the calls that were cancelled: by a notification, or in the modern era by closing the stream.
     pub fn cancelled(&self) -> Vec<String> {
         self.core.cancelled()

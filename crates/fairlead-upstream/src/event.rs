@@ -23,6 +23,16 @@ pub enum ServerEvent {
         /// The notification as it came.
         frame: Frame,
     },
+    /// What is watched through `key` may have changed unseen: the server was away, or said more than there was room for.
+    Rewatched {
+        /// The key of the link.
+        key: LinkKey,
+    },
+    /// Nothing can be watched through `key` any more: the server speaks another era now. Whoever does has to ask anew.
+    Unwatchable {
+        /// The key of the link.
+        key: LinkKey,
+    },
     /// A question was declined: it named no call, or its caller could not be asked.
     QuestionDeclined,
     /// A message of a link that only one client has ever used (log messages and the like).
@@ -54,7 +64,9 @@ pub(crate) enum LinkEvent {
     /// The server says a list changed.
     ListChanged { kind: ListingKind },
     /// A subscribed resource changed.
-    ResourceUpdated { key: LinkKey, uri: Arc<str>, frame: Frame },
+    ResourceUpdated { link: u64, key: LinkKey, uri: Arc<str>, frame: Frame },
+    /// Resources of the key are watched again after a time when nobody told of their changes.
+    Rewatched { link: u64, key: LinkKey },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
     /// A question of the server was declined.

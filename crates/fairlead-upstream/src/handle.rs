@@ -11,6 +11,7 @@ use crate::{
         remembered::{self, Remembered},
     },
     view::{CatalogKey, ServerView, State},
+    watch::Watches,
 };
 use arc_swap::ArcSwap;
 use fairlead_config::{Server, Share, Transport};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: AtomicUsize,
     /// What new links must be told.
     pub(crate) remembered: Remembered,
+    /// The resources clients watch.
+    pub(crate) watches: Arc<Watches>,
     /// An earlier run tried the server, and it never listed anything.
     pub(crate) tried: bool,
     /// When each catalog was first asked for: only then it is waited for.
@@ -255,7 +258,7 @@ impl ServerHandle {
         let _ = self.0.commands.try_send(Command::Learn { client, capabilities });
     }
 
-    /// Notes a log level or a subscription that every new link must be told.
+    /// Notes a log level that every new link must be told.
     pub fn remember(&self, memory: Memory) {
         let pools = self.0.pools.load();
         self.0.remembered.note(memory, |key| pools.contains_key(key));
@@ -488,20 +491,6 @@ pub enum Memory {
         key: LinkKey,
         /// The level's name.
         level: Box<str>,
-    },
-    /// A resource somebody of the key is subscribed to.
-    Subscribed {
-        /// Which links.
-        key: LinkKey,
-        /// The URI as the server knows it.
-        uri: Arc<str>,
-    },
-    /// Nobody of the key is subscribed to it any more.
-    Unsubscribed {
-        /// Which links.
-        key: LinkKey,
-        /// The URI as the server knows it.
-        uri: Arc<str>,
     },
 }
 

@@ -19,6 +19,7 @@ pub mod http_client;
 pub mod link;
 pub mod owner;
 pub mod view;
+pub mod watch;
 
 pub use catalog::{Catalog, Entry, Listing, ListingKind};
 pub use event::ServerEvent;
@@ -29,3 +30,4 @@ pub use http_client::Worker;
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
 pub use owner::{Environment, Running, start};
 pub use view::{Asks, CatalogKey, ServerView, State};
+pub use watch::{Watch, WatchError};

@@ -5,8 +5,10 @@
 //! of its own that finished, and for the next time something is due.
 
 mod backoff;
+mod carriers;
 mod lists;
 pub(crate) mod remembered;
+mod watch_legacy;
 mod watch_modern;
 
 use crate::{
@@ -35,7 +37,7 @@ use std::{
 };
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, oneshot, watch},
-    task::{AbortHandle, JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -88,6 +90,7 @@ pub(crate) enum Command {
     Open { key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>> },
     FindOut { reply: oneshot::Sender<Result<(), UpstreamError>> },
     Learn { client: Era, capabilities: CapabilitySet },
+    Carry { key: LinkKey },
     Stop { done: oneshot::Sender<()> },
 }
 
@@ -141,6 +144,7 @@ pub fn start(
         Transport::Stdio(_) => None,
     };
     let remembered = before.map_or_else(Remembered::default, |before| before.0.remembered.handed_on());
+    let watches = before.map_or_else(Arc::default, |before| Arc::clone(&before.0.watches));
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let (event_sender, event_queue) = mpsc::channel(EVENT_QUEUE);
     let (changed, _) = watch::channel(0);
@@ -159,6 +163,7 @@ pub fn start(
         events,
         in_flight: std::sync::atomic::AtomicUsize::new(0),
         remembered,
+        watches,
         tried,
         first_asked: std::sync::Mutex::default(),
     });
@@ -180,7 +185,8 @@ pub fn start(
         relearn: HashMap::new(),
         suspects: HashSet::new(),
         finding_out: false,
-        watchers: HashMap::new(),
+        carriers: HashMap::new(),
+        recarry_at: None,
         backoff: Backoff::default(),
         retry: None,
         primary,
@@ -233,8 +239,10 @@ struct Owner {
     suspects: HashSet<u64>,
     /// The era of the server is being found out, by opening the primary link.
     finding_out: bool,
-    /// Listen streams of modern links, by link id.
-    watchers: HashMap<u64, AbortHandle>,
+    /// What keeps the server told of what is watched, by key.
+    carriers: HashMap<LinkKey, carriers::Carrier>,
+    /// When to look for links for what is watched.
+    recarry_at: Option<Instant>,
     backoff: Backoff,
     /// When to try the primary link again by ourselves.
     retry: Option<Instant>,
@@ -254,7 +262,8 @@ impl Owner {
         self.find_out(true);
         let mut look = Instant::now() + LOOK;
         loop {
-            let due = [Some(look), self.retry, self.relist_at].into_iter().flatten().min().unwrap_or(look);
+            let due =
+                [Some(look), self.retry, self.relist_at, self.recarry_at].into_iter().flatten().min().unwrap_or(look);
             tokio::select! {
                 command = self.command_queue.recv() => match command {
                     Some(Command::Stop { done }) => {
@@ -281,6 +290,10 @@ impl Owner {
             if self.relist_at.is_some_and(|at| at <= now) {
                 self.relist_at = None;
                 self.relist();
+            }
+            if self.recarry_at.is_some_and(|at| at <= now) {
+                self.recarry_at = None;
+                self.carry_all();
             }
             if look <= now {
                 look = now + LOOK;
@@ -330,6 +343,7 @@ impl Owner {
                 }
             }
             Command::Learn { client, capabilities } => self.learn(client, capabilities, &ListingKind::ALL),
+            Command::Carry { key } => self.carry(&key),
             Command::Stop { .. } => unreachable!("handled in the loop"),
         }
     }
@@ -375,7 +389,7 @@ impl Owner {
             .into_iter()
             // Of its own key only one that no call is given: a question there could be of a call given up.
             .filter(|link| link.key() != key || link.is_haunted())
-            .filter(|link| link.in_flight() == 0 && !link.is_occupied())
+            .filter(|link| link.in_flight() == 0 && !link.is_occupied() && !self.carries(link.id))
             .max_by_key(|link| link.idle_for());
         match idle {
             Some(link) => {
@@ -528,9 +542,7 @@ impl Owner {
             }
         }
         self.restore_session(&link);
-        if link.peer().revision.era() == Era::Modern {
-            self.watch(&link);
-        }
+        self.link_opened(&link);
         let catalog_key = CatalogKey { era: key.era, capabilities: key.capabilities };
         let known = self.shared.view.load().catalogs.get(&catalog_key).is_some_and(|catalog| catalog.confirmed);
         if !known {
@@ -557,18 +569,6 @@ impl Owner {
         }
     }
 
-    fn watch(&mut self, link: &Arc<Link>) {
-        if !watch_modern::worth_it(link) {
-            return;
-        }
-        let watching = watch_modern::watch(Arc::downgrade(link), Arc::clone(&link.inbound));
-        let task = self.tasks.spawn(async move {
-            watching.await;
-            Done::Other
-        });
-        self.watchers.insert(link.id, task);
-    }
-
     fn failed(&mut self, key: &LinkKey, error: UpstreamError) {
         if key.era == Era::Legacy && self.is_refusal(&error) {
             return self.refused(key, &error);
@@ -591,6 +591,9 @@ impl Owner {
                     view.catalog_version += 1;
                 }
             });
+        }
+        if self.shared.watches.is_wanted(key) {
+            self.recarry_at.get_or_insert(retry_at);
         }
         self.answer_waiting(key, &error);
     }
@@ -638,8 +641,15 @@ impl Owner {
                 let earliest = self.relisted.map_or_else(Instant::now, |at| at + RELIST_GAP);
                 self.relist_at.get_or_insert(earliest.max(Instant::now() + SETTLE));
             }
-            LinkEvent::ResourceUpdated { key, uri, frame } => {
-                let _ = self.shared.events.send(ServerEvent::ResourceUpdated { key, uri, frame });
+            LinkEvent::ResourceUpdated { link, key, uri, frame } => {
+                if self.is_heard(link, &key) {
+                    let _ = self.shared.events.send(ServerEvent::ResourceUpdated { key, uri, frame });
+                }
+            }
+            LinkEvent::Rewatched { link, key } => {
+                if self.is_heard(link, &key) {
+                    let _ = self.shared.events.send(ServerEvent::Rewatched { key });
+                }
             }
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
@@ -710,9 +720,7 @@ impl Owner {
             true
         });
         self.shared.pools.store(Arc::new(pools));
-        if let Some(watcher) = self.watchers.remove(&id) {
-            watcher.abort();
-        }
+        self.link_gone(id);
         found
     }
 
@@ -740,7 +748,8 @@ impl Owner {
             let free = link.in_flight() == 0 && !link.is_occupied();
             let haunted = free && link.is_haunted() && link.idle_for() > server.timeout.idle;
             // A subscription is a use: what it brings comes over the link.
-            let subscribed = self.shared.remembered.has_subscriptions(link.key());
+            let subscribed = self.carries(link.id);
+            self.make_good(&link);
             let unused = free && !subscribed && link.idle_for() > server.idle_stop;
             let spare = match server.transport {
                 Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
@@ -751,6 +760,7 @@ impl Owner {
                 self.close(&link);
             }
         }
+        self.carry_all();
         if self.links().is_empty() && self.opening.is_empty() && matches!(self.shared.view.load().state, State::Ready) {
             self.publish(|view| view.state = State::Idle);
         }
@@ -775,9 +785,7 @@ impl Owner {
         if let Some(noting) = self.tried() {
             noting.await;
         }
-        for (_, watcher) in self.watchers.drain() {
-            watcher.abort();
-        }
+        self.stop_carrying();
         let links = self.links();
         self.shared.pools.store(Arc::default());
         self.opening.clear();

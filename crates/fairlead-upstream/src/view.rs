@@ -139,6 +139,15 @@ impl ServerView {
         }
     }
 
+    /// Whether links of an era can be open to the server, as far as is known.
+    #[must_use]
+    pub fn serves_in(&self, era: Era) -> bool {
+        match era {
+            Era::Modern => self.modern.is_some() || !self.is_known(),
+            Era::Legacy => !self.legacy_refused,
+        }
+    }
+
     /// What the server says of itself to a client of era `client`. `None` also while a server that
     /// speaks both eras was not asked in this one yet.
     #[must_use]

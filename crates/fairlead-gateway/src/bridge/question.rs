@@ -1,7 +1,7 @@
 //! What a server wants to know, as a request that this client's revision has, and what its answer means.
 
 use super::older;
-use crate::{call::Call, roots};
+use crate::{call::Call, roots, watching};
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_wire::{Field, Frame, Kind, Method, Revision, list, message};
@@ -139,6 +139,7 @@ impl<'a> Question<'a> {
             && let Some(session) = &call.session
         {
             session.keep_roots(roots::roots(answer.clone()), changes);
+            watching::roots_changed(&call.gateway, session);
         }
     }
 

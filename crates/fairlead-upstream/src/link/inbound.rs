@@ -32,6 +32,8 @@ pub(crate) struct Inbound {
     /// Messages that came in besides plain answers: a sign of life.
     heard: AtomicU64,
     closed: AtomicBool,
+    /// There was no room for an update of a resource.
+    missed: AtomicBool,
 }
 
 /// What to do with a question.
@@ -53,6 +55,7 @@ impl Inbound {
             sole_user: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
         }
     }
 
@@ -87,6 +90,18 @@ impl Inbound {
         if self.events.try_send(event).is_err() {
             tracing::debug!(server = %self.server, "the owner's queue is full; an event was dropped");
         }
+    }
+
+    /// The same for an update of a resource; that one was dropped is remembered.
+    pub(crate) fn updated(&self, event: LinkEvent) {
+        if self.events.try_send(event).is_err() {
+            self.missed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an update was dropped since this was asked last.
+    pub(crate) fn take_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed) && self.missed.swap(false, Ordering::Relaxed)
     }
 
     /// Decides about a request of the server. `tied`: the transport itself names the call (an SSE
@@ -142,7 +157,7 @@ impl Inbound {
             }
             Method::ResourceUpdated => {
                 if let Some(uri) = frame.str(Field::Uri).map(|uri| Arc::<str>::from(&*uri)) {
-                    self.tell(LinkEvent::ResourceUpdated { key: self.key.clone(), uri, frame });
+                    self.updated(LinkEvent::ResourceUpdated { link: self.link, key: self.key.clone(), uri, frame });
                 }
             }
             Method::LogMessage | Method::ElicitationComplete | Method::Other => {

@@ -395,7 +395,17 @@ impl Reader {
                 }
             }
             Method::LogMessage => self.sole(),
-            _ => None,
+            _ => match frame.raw(Field::MetaSubscriptionId) {
+                // What comes on a listen stream names the request that opened it.
+                Some(subscription) => {
+                    let pending = self.pending.lock().expect("invariant: no panic under this lock");
+                    match subscription.parse::<u64>().ok().and_then(|id| pending.calls.get(&id)) {
+                        Some(call) => Some(call.items.clone()),
+                        None => return,
+                    }
+                }
+                None => None,
+            },
         };
         match call {
             Some(call) if call.capacity() > 1 => {

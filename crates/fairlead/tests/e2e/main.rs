@@ -18,5 +18,6 @@ mod quirks;
 mod real;
 mod reload;
 mod sessions;
+mod subscriptions;
 mod support;
 mod transports;
