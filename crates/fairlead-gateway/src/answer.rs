@@ -17,7 +17,7 @@ use crate::{
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
     roots,
     session::CallControl,
-    shape,
+    shape, tasks,
     voice::Voice,
 };
 use bytes::{Bytes, BytesMut};
@@ -344,6 +344,7 @@ impl Telling {
             return;
         }
         // A question is only ever handed up when the client declared that it can be asked.
+        let frame = tasks::question(&self.call, frame);
         self.asked.retain(Asked::is_open);
         let may_ask = self.call.era == Era::Legacy && !self.call.in_batch && self.asked.len() < MAX_ASKED;
         let asked = may_ask

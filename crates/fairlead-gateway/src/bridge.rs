@@ -140,7 +140,13 @@ impl Bridge {
     }
 
     /// Asks the questions of a round all at once; returns the answers as the `inputResponses` object.
-    async fn put(&mut self, call: &Call, target: &Target, voice: &Voice, questions: &str) -> Result<String, Refusal> {
+    pub(crate) async fn put(
+        &mut self,
+        call: &Call,
+        target: &Target,
+        voice: &Voice,
+        questions: &str,
+    ) -> Result<String, Refusal> {
         let server = target.upstream.handle.name().as_str();
         let declined = |text: String| Refusal::new(Code::QuestionDeclined, text);
         let entries = list::entries(questions).map_err(|_| {

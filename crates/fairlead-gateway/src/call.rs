@@ -5,6 +5,7 @@ use crate::{
     park::Brought,
     session::{CallControl, Session},
     snapshot::Endpoint,
+    tasks,
 };
 use fairlead_core::Caller;
 use fairlead_upstream::Worker;
@@ -31,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) user: u64,
     /// Its answer goes into the array of a batch, where no question has a place.
     pub(crate) in_batch: bool,
+    /// What it has to do with tasks, if anything.
+    pub(crate) task: Option<Box<tasks::Asked>>,
     pub(crate) control: Option<Arc<CallControl>>,
     /// `Mcp-Param-*` headers, which are passed on. `None` where the client's revision or transport has no such headers:
     /// then they are made of the arguments for a server that wants them.

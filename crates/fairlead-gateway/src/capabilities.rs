@@ -1,9 +1,9 @@
 //! What the gateway says it can do on an endpoint: what at least one of its servers can, as far as
 //! it crosses to this client's era.
 
-use crate::{call::Call, merged::own_info, skills, snapshot::Endpoint};
+use crate::{call::Call, merged::own_info, skills, snapshot::Endpoint, tasks};
 use fairlead_upstream::{Peer, State};
-use fairlead_wire::{CapabilitySet, Era, list, message};
+use fairlead_wire::{CapabilitySet, Era, Revision, list, message};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// MCP Apps (SEP-1865).
@@ -81,16 +81,28 @@ fn extensions(endpoint: &Endpoint, era: Era) -> Option<String> {
     if has_apps {
         members.push(format!("\"{APPS}\":{{}}"));
     }
+    if let Some(settings) = tasks::capability(endpoint, era).filter(|_| era == Era::Modern) {
+        members.push(format!("\"{}\":{settings}", tasks::EXTENSION));
+    }
     (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
-/// Capabilities of one server for a client of its own era: its own, less what is not carried yet.
-pub(crate) fn transparent(peer: &Peer) -> String {
-    if peer.revision.era() == Era::Modern {
+/// Capabilities of one server for a client of its own era: its own, less what the client's revision has no word for.
+pub(crate) fn transparent(peer: &Peer, revision: Revision) -> String {
+    if tasks::knows_tasks(revision) {
         return peer.capabilities.to_string();
     }
-    // Tasks of 2025-11-25 belong to a session, and sessions with servers are shared.
     without(&peer.capabilities, "tasks")
+}
+
+/// The capabilities object for a session of `revision`.
+pub(crate) fn for_session(endpoint: &Endpoint, revision: Revision) -> String {
+    let merged = merged(endpoint, Era::Legacy);
+    match tasks::capability(endpoint, Era::Legacy).filter(|_| tasks::knows_tasks(revision)) {
+        Some(settings) if merged.len() > 2 => format!("{{\"tasks\":{settings},{}", &merged[1..]),
+        Some(settings) => format!("{{\"tasks\":{settings}}}"),
+        None => merged,
+    }
 }
 
 /// A JSON object without one of its members.

@@ -3,7 +3,7 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{bridge, call::Call, resolve::Target};
+use crate::{bridge, call::Call, resolve::Target, tasks};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
@@ -47,7 +47,7 @@ pub(crate) fn share_key(share: Share, caller: &fairlead_core::Caller, session: O
 /// What the call wants of its server.
 pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
     let config = target.upstream.handle.config();
-    Want {
+    let mut want = Want {
         era: target.era.unwrap_or(call.era),
         capabilities: call.capabilities,
         share: share_key(config.share, &call.caller, call.session.as_ref().map(|session| session.user)),
@@ -59,7 +59,11 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         user: call.user,
         purpose,
         deadline: counts_from(call) + config.timeout.call,
+    };
+    if let Some(task) = &call.task {
+        task.choose(&mut want);
     }
+    want
 }
 
 /// When the time of an exchange begins: a listen request outlives the streams that are opened for it.
@@ -69,6 +73,9 @@ fn counts_from(call: &Call) -> Instant {
 
 /// Sends the call and waits for the first thing that comes back, at most until `quiet_until`.
 pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) -> Begun {
+    if let Some(tasks::Asked::Polled(_)) = call.task.as_deref() {
+        return Box::pin(tasks::begin_polled(call, target, quiet_until)).await;
+    }
     begin_with(call, target, call.frame.clone(), quiet_until).await
 }
 
@@ -122,6 +129,9 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
         && crate::shape::is_level(&level)
     {
         Box::pin(lease.log_from(&level, Instant::now() + LEVEL_WAIT)).await;
+    }
+    if let Some(task) = &call.task {
+        task.goes_over(lease.link());
     }
     let outbound = outbound(call, target, frame, link);
     let exchange = match lease.start(call.worker, outbound).begun().await {
@@ -177,7 +187,7 @@ fn may_repeat(call: &Call, target: &Target, error: &UpstreamError) -> bool {
 }
 
 /// The message as this server gets it.
-fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound {
+pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound {
     let timeout = &target.upstream.handle.config().timeout;
     let mut edits = target.edits.clone();
     let mut headers = Vec::new();
@@ -202,6 +212,7 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
         }
         (Era::Legacy, Era::Modern) => {
             bridge::add_meta(call, frame, &mut edits);
+            edits.remove_member(frame, Field::Task);
             headers = mirrored(call, target);
         }
     }
@@ -211,6 +222,9 @@ fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound 
     };
     let (deadline, idle) = match call.frame.method_class() {
         Method::Listen => (counts_from(call) + LISTEN, LISTEN),
+        // Both wait for a task, which may say nothing until it is over.
+        Method::TasksResult => (call.started + call.endpoint.config.tasks.ttl, call.endpoint.config.tasks.ttl),
+        _ if frame.method_class() == Method::TasksResult => (call.started + timeout.call, timeout.call),
         _ => (call.started + timeout.call, timeout.idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }

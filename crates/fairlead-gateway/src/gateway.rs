@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use fairlead_config::Config;
 use fairlead_core::{
     Clock, ServerName,
-    ports::{SessionStore, StoredCatalog},
+    ports::{SessionStore, StoredCatalog, TaskStore},
 };
 use fairlead_observe::{Metrics, ServerMetrics};
 use fairlead_upstream::{Environment, Running, ServerHandle, State, Worker};
@@ -48,6 +48,8 @@ pub struct Options {
     pub environment: Environment,
     /// Where the small records of sessions are kept.
     pub sessions: Arc<dyn SessionStore>,
+    /// Where what is remembered of tasks is kept.
+    pub tasks: Arc<dyn TaskStore>,
     /// Seals what the gateway hands out. Replicas and restarts share it.
     pub seal_key: [u8; KEY_LEN],
     /// Where calls are counted.
@@ -73,6 +75,8 @@ pub(crate) struct Inner {
     /// What serves them.
     connections: Mutex<JoinSet<()>>,
     pub(crate) watching: crate::watching::Watching,
+    /// What is known of tasks (the protocol's).
+    pub(crate) task_state: crate::tasks::Tasks,
     environment: Environment,
     metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
@@ -111,12 +115,14 @@ pub struct Counts {
     pub calls: usize,
     /// Calls that wait for an answer of their modern client.
     pub parked: usize,
+    /// Tasks that are remembered.
+    pub tasks: usize,
 }
 
 impl Gateway {
     /// Starts the owners of the configured servers on the current runtime and returns at once.
     pub async fn start(options: Options) -> Self {
-        let Options { config, environment, sessions, seal_key, metrics, clock } = options;
+        let Options { config, environment, sessions, tasks, seal_key, metrics, clock } = options;
         let stored = match environment.store.load_all().await {
             Ok(stored) => stored,
             Err(error) => {
@@ -128,6 +134,7 @@ impl Gateway {
         let (drain, _) = watch::channel(false);
         let inner = Inner {
             snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics)),
+            task_state: crate::tasks::Tasks::new(tasks, clock.clone()),
             sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
             questions: Questions::default(),
             parking: crate::park::Parking::new(),
@@ -168,6 +175,7 @@ impl Gateway {
                 let idle = sweeper.config().sessions.idle;
                 sweeper.0.sessions.sweep(idle);
                 sweeper.0.questions.sweep();
+                sweeper.0.task_state.sweep();
             }
         });
         let mender = gateway.clone();
@@ -310,6 +318,7 @@ impl Gateway {
             streams: self.0.streams.load(Ordering::Relaxed),
             calls: self.0.calls.load(Ordering::Relaxed),
             parked: self.0.parking.len(),
+            tasks: self.0.task_state.table.len(),
         }
     }
 
@@ -358,6 +367,7 @@ impl Gateway {
         let mut connections =
             std::mem::take(&mut *self.0.connections.lock().expect("invariant: no panic under this lock"));
         connections.shutdown().await;
+        self.0.task_state.watches.stop();
         self.0.tasks.lock().await.shutdown().await;
     }
 

@@ -49,7 +49,7 @@ pub(crate) async fn initialize(
         }
     })?;
     let result = match capabilities::same_era_peer(endpoint, Era::Legacy) {
-        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer), revision),
+        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer, revision), revision),
         None => own_result(endpoint, revision),
     };
     let id = frame.id().unwrap_or("null");
@@ -83,7 +83,7 @@ fn own_result(endpoint: &Endpoint, revision: Revision) -> String {
     format!(
         "{{\"protocolVersion\":\"{}\",\"capabilities\":{},\"serverInfo\":{}{instructions}}}",
         revision.as_str(),
-        capabilities::merged(endpoint, Era::Legacy),
+        capabilities::for_session(endpoint, revision),
         capabilities::server_info(endpoint, Era::Legacy),
     )
 }

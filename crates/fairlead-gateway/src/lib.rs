@@ -47,6 +47,7 @@ mod shape;
 mod skills;
 mod snapshot;
 mod sse_door;
+mod tasks;
 mod voice;
 mod watching;
 mod ws_door;

@@ -6,6 +6,7 @@ use crate::{
     call::Call,
     record,
     response::{JSON, refuse_call},
+    snapshot::Upstream,
 };
 use bytes::{BufMut, BytesMut};
 use fairlead_core::{Code, Refusal};
@@ -38,6 +39,15 @@ pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
     let mut response = Response::new(Body::whole(body.freeze()));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response
+}
+
+/// Waits for the lists of one server, if it was never seen by a client like this; `false` when it was.
+pub(crate) async fn learn_of(call: &Call, server: &Upstream) -> bool {
+    if server.handle.peek().catalog(call.era, call.capabilities).is_some() {
+        return false;
+    }
+    let wait = call.endpoint.config.catalog.first_wait;
+    server.handle.catalog(call.era, call.capabilities, wait).await.is_some()
 }
 
 /// Waits for servers that were never seen by a client like this; `false` when there are none.

@@ -9,7 +9,10 @@ mod lists;
 
 pub(crate) use lists::own_info;
 
-use crate::snapshot::{Endpoint, Upstream, View};
+use crate::{
+    snapshot::{Endpoint, Upstream, View},
+    tasks,
+};
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
 use fairlead_core::Code;
@@ -74,7 +77,11 @@ impl Merged {
             }
             let stale = !view.fresh && !endpoint.is_single();
             for kind in ListingKind::ALL {
+                let before = items[kind as usize].len();
                 merged.add(endpoint, upstream, index, catalog, kind, stale, &mut items[kind as usize]);
+                if kind == ListingKind::Tools && era == Era::Legacy && tasks::crosses(&view) {
+                    items[kind as usize][before..].iter_mut().for_each(lists::offer_as_task);
+                }
             }
         }
         let missing = if endpoint.is_single() { None } else { merged.missing_meta() };

@@ -24,7 +24,7 @@ use crate::{
     record,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, stream},
-    roots, shape,
+    roots, shape, tasks,
     voice::Voice,
 };
 use asked::{Answers, Counts};
@@ -124,6 +124,7 @@ fn can_ask(call: &Call) -> bool {
 }
 
 fn take(call: &Call, parked: &mut Parked, question: &Frame) {
+    let question = &tasks::unmarked(question);
     let may_ask = can_ask(call) && parked.rounds < MAX_ROUNDS;
     if !may_ask || !parked.asked.take(call.capabilities, question) {
         parked.metrics.question(QuestionOutcome::Declined);
@@ -212,6 +213,7 @@ fn park(call: &Call, target: &Target, mut parked: Box<Parked>, until: Instant) -
     }
     match call.gateway.0.parking.park(&call.gateway.0, config, parked) {
         Ok(place) => {
+            tasks::goes_on(call);
             let instance = call.gateway.0.parking.instance;
             let what = What::Parked { instance, call: place.call, round: place.round };
             record::call(call, target, CallStatus::Ok);

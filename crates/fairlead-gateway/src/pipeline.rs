@@ -14,6 +14,7 @@ use crate::{
     session::{Session, SessionError},
     session_state, skills,
     snapshot::Endpoint,
+    tasks,
 };
 use bytes::Bytes;
 use fairlead_core::{Caller, Code, Refusal};
@@ -163,11 +164,8 @@ impl Entry<'_> {
             Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete | Method::Listen => {
                 Box::pin(forward(call)).await
             }
-            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
-                if resolve::is_same_era_single(&call) =>
-            {
-                Box::pin(forward(call)).await
-            }
+            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => Box::pin(tasks::answer(call)).await,
+            Method::Other if resolve::is_same_era_single(&call) => Box::pin(forward(call)).await,
             Method::Other => extension(&call).await,
             _ => unknown_method(&call),
         }
@@ -316,6 +314,7 @@ impl Entry<'_> {
             session,
             in_batch: self.in_batch,
             brought: None,
+            task: None,
             control: None,
             param_headers,
             started: Instant::now(),
@@ -344,6 +343,10 @@ async fn legacy_request(call: Box<Call>) -> Response<Body> {
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
             Box::pin(forward(call)).await
         }
+        Method::TasksGet | Method::TasksResult | Method::TasksCancel if has_tasks(&call) => {
+            Box::pin(tasks::answer(call)).await
+        }
+        Method::TasksList if has_tasks(&call) && tasks::may_list(&call.endpoint) => Box::pin(tasks::list(&call)).await,
         Method::Other if resolve::is_same_era_single(&call) => Box::pin(forward(call)).await,
         Method::Other => extension(&call).await,
         _ => unknown_method(&call),
@@ -354,13 +357,15 @@ fn is_fleeting(call: &Call) -> bool {
     call.session.as_ref().is_some_and(|session| session.is_fleeting())
 }
 
+/// Whether tasks are part of the core in the session's revision.
+fn has_tasks(call: &Call) -> bool {
+    call.session.as_ref().is_some_and(|session| tasks::knows_tasks(session.revision))
+}
+
 /// What only the server knows is passed on where server and client are of one era: on the path of a
 /// server that was never heard of, such a request waits for that to be known.
 async fn know_who_serves(call: &Call) {
-    let is_passed_on = matches!(
-        call.frame.method_class(),
-        Method::Listen | Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::Other
-    );
+    let is_passed_on = matches!(call.frame.method_class(), Method::Listen | Method::Other);
     if is_passed_on && call.endpoint.is_single() {
         Box::pin(capabilities::wait_for_peers(&call.endpoint, call.era, call.capabilities)).await;
     }
@@ -369,8 +374,8 @@ async fn know_who_serves(call: &Call) {
 /// The way of a call: find its server, send it there, bring back what comes.
 async fn forward(call: Box<Call>) -> Response<Body> {
     let find = |call: &Call| {
-        resolve::target(call).and_then(|target| {
-            resolve::check_param_headers(call, &target)?;
+        resolve::target(call).and_then(|mut target| {
+            resolve::check_param_headers(call, &mut target)?;
             Ok(target)
         })
     };
@@ -391,10 +396,25 @@ async fn forward(call: Box<Call>) -> Response<Body> {
         // A file of a skill need not be in any list of resources.
         target = skills::target(&call, &uri).map_or(target, Ok);
     }
+    if let Ok(unlisted) = &target
+        && unlisted.is_unlisted
+        && Box::pin(list_page::learn_of(&call, &unlisted.upstream)).await
+    {
+        // How a tool is called, and with which headers, is for its server to say.
+        target = find(&call);
+    }
     match target {
-        // A modern client comes back with answers to what a legacy server asked.
-        Ok(target) if park::is_retry(&call, &target) => Box::pin(park::retry(call, target)).await,
-        Ok(target) => answer::respond(call, target).await,
+        Ok(mut target) => {
+            let mut call = call;
+            if tasks::concerns(&call, &target) {
+                tasks::prepare(&mut call, &mut target);
+            }
+            if park::is_retry(&call, &target) {
+                // A modern client comes back with answers to what a legacy server asked.
+                return Box::pin(park::retry(call, target)).await;
+            }
+            answer::respond(call, target).await
+        }
         Err(refusal) if refusal.code == Code::HeaderMismatch => {
             call.gateway.metrics().refused(refusal.code);
             refuse(Some(call.id()), &refusal)

@@ -7,7 +7,7 @@ use crate::{
     gateway::Gateway,
     questions::Delivery,
     session::Session,
-    shape, watching,
+    shape, tasks, watching,
 };
 use fairlead_core::{Code, Refusal};
 use fairlead_observe::QuestionOutcome;
@@ -61,6 +61,7 @@ pub(crate) async fn client_answered(gateway: &Gateway, worker: Worker, session: 
     match gateway.0.questions.answer(session.user, frame) {
         Some(Delivery::ToServer { link, message }) => {
             gateway.metrics().server(link.server_name()).question(QuestionOutcome::Answered);
+            let message = tasks::client_answer(gateway, session, message);
             if let Err(error) = link.push(worker, message).await {
                 tracing::info!(server = link.server_name(), %error, "an answer did not reach the server that asked");
             }
@@ -139,6 +140,7 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
         ServerEvent::ResourceUpdated { key, uri, frame } => watching::updated(gateway, handle, &key, &uri, &frame),
         ServerEvent::Rewatched { key } => watching::anything_updated(gateway, handle, Some(&key)),
         ServerEvent::Unwatchable { key } => watching::unwatchable(gateway, handle.name(), Some(&key)),
+        ServerEvent::TaskStatus { frame } => tasks::status(gateway, handle, &frame),
         ServerEvent::QuestionDeclined => {
             gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
         }

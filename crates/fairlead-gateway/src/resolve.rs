@@ -17,12 +17,24 @@ pub(crate) struct Target {
     pub(crate) name: Option<Box<str>>,
     /// The era the server must be spoken to in, where that is no longer open.
     pub(crate) era: Option<Era>,
+    /// The tool only runs as a task of 2025-11-25, which a modern client cannot ask for.
+    pub(crate) needs_task: bool,
+    /// A modern client's tool of which nothing is known.
+    pub(crate) is_unlisted: bool,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
 impl Target {
     fn new(upstream: &Upstream, name: Option<Box<str>>) -> Self {
-        Self { upstream: upstream.clone(), edits: Edits::new(), name, era: None, item: None }
+        Self {
+            upstream: upstream.clone(),
+            edits: Edits::new(),
+            name,
+            era: None,
+            needs_task: false,
+            is_unlisted: false,
+            item: None,
+        }
     }
 
     /// The server as it is, nothing renamed.
@@ -105,20 +117,29 @@ pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
 }
 
 /// Compares the arguments of a modern client's call with the headers that repeat them: who routes by
-/// such headers must be able to rely on them (SEP-2243).
-pub(crate) fn check_param_headers(call: &Call, target: &Target) -> Result<(), Refusal> {
+/// such headers must be able to rely on them (SEP-2243). Notes with the target what else the call of a modern
+/// client needs to know of the tool.
+pub(crate) fn check_param_headers(call: &Call, target: &mut Target) -> Result<(), Refusal> {
     if call.era != Era::Modern || call.frame.method_class() != Method::ToolsCall {
         return Ok(());
     }
     let mut catalog = None;
-    let Some(params) = target.item(&mut catalog, call).and_then(|tool| tool.param_headers.as_ref()) else {
+    let Some(tool) = target.item(&mut catalog, call) else {
+        target.is_unlisted = true;
         return Ok(());
     };
-    let Some(sent) = &call.param_headers else { return Ok(()) };
-    let headers = sent.iter().cloned().collect();
-    params
-        .check(&headers, call.frame.raw(Field::Arguments))
-        .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))
+    let needs_task = tool.needs_task;
+    let checked = match (&tool.param_headers, &call.param_headers) {
+        (Some(params), Some(sent)) => {
+            let headers = sent.iter().cloned().collect();
+            params
+                .check(&headers, call.frame.raw(Field::Arguments))
+                .map_err(|error| Refusal::new(Code::HeaderMismatch, error.to_string()))
+        }
+        _ => Ok(()),
+    };
+    target.needs_task = needs_task;
+    checked
 }
 
 /// Finds the server of a resource.

@@ -41,7 +41,12 @@ impl Sealer {
 
     /// Opens what was sealed for the same purpose with the same key; anything else is `None`.
     pub(crate) fn open(&self, purpose: &'static str, text: &str) -> Option<Vec<u8>> {
-        if text.len() > MAX_TEXT {
+        self.open_up_to(purpose, text, MAX_TEXT)
+    }
+
+    /// The same for texts of up to `max` bytes.
+    pub(crate) fn open_up_to(&self, purpose: &'static str, text: &str, max: usize) -> Option<Vec<u8>> {
+        if text.len() > max {
             return None;
         }
         let mut all = URL_SAFE_NO_PAD.decode(text).ok()?;

@@ -8,6 +8,7 @@ use crate::{
     resolve::same_era,
     response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
     session::Session,
+    tasks,
 };
 use bytes::Bytes;
 use fairlead_config::ResourceUris;
@@ -25,6 +26,20 @@ const INTERNAL_ERROR: i64 = -32603;
 
 /// The answer of a call.
 pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Final, link: Era) -> (StatusCode, Bytes) {
+    match &call.task {
+        None => ordinary(call, server, answer, link, Edits::new()),
+        Some(asked) => tasks::shape_answer(asked, call, server, answer, link),
+    }
+}
+
+/// The same for a call that has nothing to do with tasks, or whose edits because of them are made.
+pub(crate) fn ordinary(
+    call: &Call,
+    server: &fairlead_config::Server,
+    answer: &Final,
+    link: Era,
+    mut edits: Edits,
+) -> (StatusCode, Bytes) {
     let frame = &answer.frame;
     let status = match call.era {
         Era::Legacy => StatusCode::OK,
@@ -60,7 +75,6 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
         );
         return (status, call_refusal_bytes(Era::Legacy, Some(call.id()), &refusal));
     }
-    let mut edits = Edits::new();
     if !same_era(call, link) {
         cross(call, frame, &mut edits);
     }
@@ -70,7 +84,12 @@ pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Fin
     let bytes = edits.apply_with(frame.bytes(), id, call.id_bytes());
     match &call.session {
         Some(session) if older::may_need(session.revision, link) => {
-            (status, older::answer(session.revision, call.frame.method_class(), bytes))
+            // What comes of a task is what its call would have been answered with.
+            let method = match call.frame.method_class() {
+                Method::TasksResult => Method::ToolsCall,
+                method => method,
+            };
+            (status, older::answer(session.revision, method, bytes))
         }
         _ => (status, bytes),
     }
@@ -129,6 +148,9 @@ pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame:
         Method::Progress => {
             let token = call.progress_token()?;
             edits.replace(frame.span(Field::ParamProgressToken)?, Bytes::copy_from_slice(token.as_bytes()));
+        }
+        Method::TaskStatus | Method::TaskNotification => {
+            return tasks::notification(call, server.name.as_str(), frame);
         }
         Method::LogMessage => {
             let wanted = match &call.session {
@@ -200,7 +222,7 @@ fn prefix_uris(frame: &Frame, field: Field, server: &str, edits: &mut Edits) {
                 edits.replace(span, message::quote(&name::prefix_uri(server, &uri)));
             }
         }
-        for member in ["resource", "_meta", "ui"] {
+        for member in ["resource", "_meta", "ui", "result"] {
             if let Some(inner) = list::member_span(text, member)
                 && text[inner.range()].starts_with('{')
             {

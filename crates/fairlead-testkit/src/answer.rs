@@ -19,6 +19,8 @@ use crate::{
     session::{Outlet, Session},
 };
 
+/// The tasks extension.
+const TASKS: &str = "io.modelcontextprotocol/tasks";
 /// Members nobody knows; their numbers are spelled as no serializer would.
 const UNKNOWN: &str = r#""x-vendor":{"big":12345678901234567890123,"price":1.10,"exp":1E2,"nothing":null}"#;
 
@@ -101,6 +103,8 @@ pub(crate) struct Exchange {
     pub(crate) session: Arc<Session>,
     pub(crate) outlet: Outlet,
     pub(crate) modern: bool,
+    /// The task the call runs as.
+    pub(crate) task: Option<String>,
 }
 
 /// Answers one request into the exchange's outlet.
@@ -263,8 +267,11 @@ async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Va
             json!({"completion": {"values": [format!("{value}1"), format!("{value}2")], "hasMore": false}})
         }
         "tools/call" => return call_tool(exchange, script, params, incoming).await,
-        "tasks/get" | "tasks/cancel" | "tasks/list" | "tasks/result" if script.tasks => {
+        "tasks/get" | "tasks/cancel" | "tasks/list" | "tasks/result" if script.tasks && !exchange.modern => {
             return task(exchange, method, params).await;
+        }
+        "tasks/get" | "tasks/cancel" | "tasks/update" if script.tasks && exchange.modern => {
+            return modern_task(exchange, script, method, params);
         }
         "subscriptions/listen" if exchange.modern => return listen(exchange, params, incoming.id()).await,
         other => return Outcome::Refused((-32601, format!("there is no method `{other}`"), None)),
@@ -314,6 +321,9 @@ fn capabilities(script: &Script, modern: bool) -> Value {
         capabilities["prompts"] = json!({"listChanged": true});
         capabilities["completions"] = json!({});
     }
+    if script.tasks && modern {
+        capabilities["extensions"][TASKS] = json!({});
+    }
     if script.tasks && !modern {
         capabilities["tasks"] = json!({"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}});
     }
@@ -328,18 +338,19 @@ fn tools(exchange: &Exchange, script: &Script) -> Vec<String> {
     let declared = exchange.session.capabilities.lock().expect("invariant: nobody panics while holding them").clone();
     let shown = |tool: &&ToolScript| tool.needs.as_ref().is_none_or(|needed| declared.get(needed).is_some());
     let mut tools: Vec<String> =
-        script.scripted_tools.iter().filter(shown).map(|tool| tool_item(script, tool)).collect();
-    tools.extend((0..script.tools).map(|n| tool_item(script, &ToolScript::new(&format!("{}{n}", script.tool_prefix)))));
+        script.scripted_tools.iter().filter(shown).map(|tool| tool_item(script, tool, exchange.modern)).collect();
+    let generated = |n| tool_item(script, &ToolScript::new(&format!("{}{n}", script.tool_prefix)), exchange.modern);
+    tools.extend((0..script.tools).map(generated));
     if changes % 2 == 1 {
-        tools.push(tool_item(script, &ToolScript::new("extra_tool")));
+        tools.push(tool_item(script, &ToolScript::new("extra_tool"), exchange.modern));
     }
     tools
 }
 
-fn tool_item(script: &Script, tool: &ToolScript) -> String {
+fn tool_item(script: &Script, tool: &ToolScript, modern: bool) -> String {
     let mut item = json!({"name": tool.name, "description": format!("Scripted tool {}", tool.name)});
     item["inputSchema"] = json!({"type": "object", "properties": {"text": {"type": "string"}}});
-    if script.tasks {
+    if script.tasks && !modern {
         item["execution"] = json!({"taskSupport": "optional"});
     }
     if let (Some(item), Some(definition)) = (item.as_object_mut(), tool.definition.as_object()) {
@@ -395,9 +406,19 @@ async fn call_tool(exchange: &Exchange, script: &Script, params: &Value, incomin
     };
     if script.tasks && !exchange.modern && params["task"].is_object() {
         let id = exchange.core.tasks.begin(params["task"]["ttl"].clone());
-        let described = exchange.core.tasks.describe(&id).unwrap_or_default();
+        let described = exchange.core.tasks.describe(&id, false).unwrap_or_default();
         start_task(exchange, tool, incoming, id);
         return Outcome::Result(dress(exchange, script, json!({"task": described}).to_string(), false));
+    }
+    if !exchange.modern && tool.definition["execution"]["taskSupport"] == "required" {
+        return Outcome::Refused((-32601, format!("`{name}` only runs as a task"), None));
+    }
+    let follows = &params["_meta"]["io.modelcontextprotocol/clientCapabilities"]["extensions"][TASKS];
+    if script.tasks && exchange.modern && tool.as_task && follows.is_object() {
+        let id = exchange.core.tasks.begin(json!(60_000));
+        let described = exchange.core.tasks.describe(&id, true).unwrap_or_default().to_string();
+        start_task(exchange, tool, incoming, id);
+        return Outcome::Result(insert(&described, r#""resultType":"task""#));
     }
     call::run(exchange, script, &tool, incoming, params).await
 }
@@ -405,7 +426,7 @@ async fn call_tool(exchange: &Exchange, script: &Script, params: &Value, incomin
 /// Runs a call as a core task; what it says goes to the stream of unrelated messages.
 fn start_task(exchange: &Exchange, tool: ToolScript, incoming: &Incoming, id: String) {
     let outlet = exchange.session.side.clone();
-    let exchange = Exchange { outlet, ..exchange.clone() };
+    let exchange = Exchange { outlet, task: Some(id.clone()), ..exchange.clone() };
     let incoming = Incoming {
         id: incoming.id.clone(),
         method: incoming.method.clone(),
@@ -417,14 +438,24 @@ fn start_task(exchange: &Exchange, tool: ToolScript, incoming: &Incoming, id: St
     core.spawn(async move {
         let script = exchange.core.script();
         let params = incoming.params();
-        let (status, result) = match call::run(&exchange, &script, &tool, &incoming, &params).await {
-            Outcome::Result(result) => ("completed", Some(result)),
+        let (status, outcome) = match call::run(&exchange, &script, &tool, &incoming, &params).await {
+            Outcome::Result(result) => ("completed", Some(Ok(result))),
             Outcome::Silent => return,
-            Outcome::Refused(_) | Outcome::Garbage(..) | Outcome::Die => ("failed", None),
+            Outcome::Refused(refusal) => ("failed", Some(Err(refusal))),
+            Outcome::Garbage(..) | Outcome::Die => ("failed", None),
         };
+        if exchange.modern {
+            if exchange.core.tasks.end(&id, status, outcome) {
+                let detail = exchange.core.tasks.detail(&id).unwrap_or_default();
+                let detail = serde_json::from_str(&detail).unwrap_or_default();
+                exchange.core.notify("notifications/tasks", &detail).await;
+            }
+            return;
+        }
         let tag = format!(r#""_meta":{{"io.modelcontextprotocol/related-task":{{"taskId":"{id}"}}}}"#);
-        if exchange.core.tasks.end(&id, status, result.map(|result| insert(&result, &tag))) {
-            let described = exchange.core.tasks.describe(&id).unwrap_or_default();
+        let outcome = outcome.map(|outcome| outcome.map(|result| insert(&result, &tag)));
+        if exchange.core.tasks.end(&id, status, outcome) {
+            let described = exchange.core.tasks.describe(&id, false).unwrap_or_default();
             exchange.outlet.send(crate::core::notification("notifications/tasks/status", &described)).await;
         }
     });
@@ -437,19 +468,41 @@ async fn task(exchange: &Exchange, method: &str, params: &Value) -> Outcome {
     }
     let id = params["taskId"].as_str().unwrap_or_default();
     let unknown = || Outcome::Refused((-32602, "there is no such task".to_owned(), None));
-    if tasks.describe(id).is_none() {
+    if tasks.describe(id, false).is_none() {
         return unknown();
     }
     match method {
-        "tasks/result" => match tasks.result(id).await {
-            Some(result) => Outcome::Result(result),
-            None => Outcome::Refused((-32603, "the task has no result".to_owned(), None)),
+        "tasks/result" => match tasks.result(id, &exchange.outlet).await {
+            Some(Ok(result)) => Outcome::Result(result),
+            Some(Err(refusal)) => Outcome::Refused(refusal),
+            None => unknown(),
         },
         "tasks/cancel" if !tasks.end(id, "cancelled", None) => {
             Outcome::Refused((-32602, "the task has ended".to_owned(), None))
         }
-        _ => tasks.describe(id).map_or_else(unknown, |described| Outcome::Result(described.to_string())),
+        _ => tasks.describe(id, false).map_or_else(unknown, |described| Outcome::Result(described.to_string())),
     }
+}
+
+/// The methods of the tasks extension.
+fn modern_task(exchange: &Exchange, script: &Script, method: &str, params: &Value) -> Outcome {
+    let tasks = &exchange.core.tasks;
+    let id = params["taskId"].as_str().unwrap_or_default();
+    let Some(detail) = tasks.detail(id) else {
+        return Outcome::Refused((-32602, "there is no such task".to_owned(), None));
+    };
+    let result = match method {
+        "tasks/update" => {
+            tasks.answer(id, &params["inputResponses"]);
+            "{}".to_owned()
+        }
+        "tasks/cancel" => {
+            tasks.end(id, "cancelled", None);
+            "{}".to_owned()
+        }
+        _ => detail,
+    };
+    Outcome::Result(dress(exchange, script, result, false))
 }
 
 /// Keeps a `subscriptions/listen` open until the client ends it.

@@ -88,6 +88,10 @@ async fn steps(
                 let params = json!({"level": level, "logger": script.name, "data": text});
                 exchange.outlet.send(notification("notifications/message", &params)).await;
             }
+            Step::Ask { question, .. } if exchange.task.is_some() => match ask_in_task(exchange, *question).await {
+                Some(answer) => answers.push(answer),
+                None => return Outcome::Refused((-32603, "the client did not answer".to_owned(), None)),
+            },
             Step::Ask { question, .. } if exchange.modern => return ask_modern(*question, &answers),
             Step::Ask { question, via } => match ask_legacy(exchange, *question, *via).await {
                 Some(answer) => answers.push(answer),
@@ -146,6 +150,25 @@ pub(crate) async fn ask_legacy(exchange: &Exchange, question: Question, via: Via
     let request = json!({"jsonrpc": "2.0", "id": id, "method": question.method(), "params": question.params()});
     outlet(exchange, via).send(request.to_string()).await;
     tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok()
+}
+
+/// Asks as a task does: over `tasks/result` in the core, with `tasks/get` in the extension.
+async fn ask_in_task(exchange: &Exchange, question: Question) -> Option<Value> {
+    let task = exchange.task.as_deref()?;
+    let request = json!({"method": question.method(), "params": question.params()});
+    let answer = if exchange.modern {
+        exchange.core.tasks.ask(task, None, request)?
+    } else {
+        let (id, answer) = exchange.session.ask();
+        let mut params = question.params();
+        params["_meta"]["io.modelcontextprotocol/related-task"] = json!({"taskId": task});
+        let frame = json!({"jsonrpc": "2.0", "id": id, "method": question.method(), "params": params});
+        exchange.core.tasks.ask(task, Some(frame.to_string()), request)?;
+        answer
+    };
+    let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok();
+    exchange.core.tasks.go_on(task);
+    answer
 }
 
 /// The answers so far: those in the echoed state, and the one that was brought for the question after them.

@@ -122,7 +122,9 @@ impl Core {
             let initialized = |session: &&Arc<Session>| {
                 !session.version.lock().expect("invariant: nobody panics while holding a version").is_empty()
             };
-            sessions.values().filter(initialized).map(|session| session.side.clone()).collect()
+            // The extension's notifications are for those who listen alone.
+            let told = sessions.values().filter(initialized).filter(|_| method != "notifications/tasks");
+            told.map(|session| session.side.clone()).collect()
         };
         let frame = notification(method, params);
         for side in sides {
@@ -200,6 +202,7 @@ fn wants(filter: &Value, method: &str, params: &Value) -> bool {
         "notifications/resources/updated" => {
             filter["resourceSubscriptions"].as_array().is_some_and(|uris| uris.contains(&params["uri"]))
         }
+        "notifications/tasks" => filter["taskIds"].as_array().is_some_and(|ids| ids.contains(&params["taskId"])),
         _ => true,
     }
 }

@@ -69,7 +69,8 @@ pub struct Script {
     pub update_every_ms: Option<u64>,
     /// URIs nobody may subscribe to: a legacy server refuses, a modern one does not acknowledge them.
     pub unwatchable: Vec<String>,
-    /// Whether `tools/call` with a `task` member runs as a task of revision 2025-11-25.
+    /// Whether calls run as tasks: in revision 2025-11-25 those with a `task` member, in 2026-07-28 those of tools
+    /// that say so.
     pub tasks: bool,
     /// What only matters over stdio.
     pub stdio: StdioScript,
@@ -248,7 +249,7 @@ impl Script {
         self
     }
 
-    /// Runs calls as core tasks when asked to (2025-11-25).
+    /// Runs calls as tasks: when asked to (2025-11-25), or by [`ToolScript::as_task`] (2026-07-28).
     pub fn tasks(mut self) -> Self {
         self.tasks = true;
         self
@@ -382,6 +383,9 @@ pub struct ToolScript {
     /// How the call ends.
     #[serde(default)]
     pub finish: Finish,
+    /// Whether the server makes a task of a modern client's call, when that client can follow one.
+    #[serde(default)]
+    pub as_task: bool,
 }
 
 impl ToolScript {
@@ -396,6 +400,7 @@ impl ToolScript {
             endless: false,
             needs_header: None,
             finish: Finish::Echo,
+            as_task: false,
         }
     }
 
@@ -414,6 +419,12 @@ impl ToolScript {
     /// Modern era over HTTP: refuses a call without this header with -32020.
     pub fn needs_header(mut self, name: &str) -> Self {
         self.needs_header = Some(name.to_owned());
+        self
+    }
+
+    /// Makes a task of a modern client's call, when that client can follow one.
+    pub fn as_task(mut self) -> Self {
+        self.as_task = true;
         self
     }
 

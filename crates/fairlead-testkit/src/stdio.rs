@@ -178,8 +178,13 @@ fn take(
         lines.try_send(error_frame(incoming.id(), &refusal)).ok();
         return;
     }
-    let exchange =
-        Exchange { core: Arc::clone(core), session: Arc::clone(session), outlet: Outlet::Lines(lines.clone()), modern };
+    let exchange = Exchange {
+        core: Arc::clone(core),
+        session: Arc::clone(session),
+        outlet: Outlet::Lines(lines.clone()),
+        modern,
+        task: None,
+    };
     core.spawn(async move {
         if answer::serve(&exchange, &incoming).await == Ended::Die {
             std::process::exit(1);

@@ -93,6 +93,8 @@ pub struct Entry {
     /// For tools: whether the server says that calling twice does no harm
     /// (`readOnlyHint` or `idempotentHint`).
     pub repeatable: bool,
+    /// For tools of a legacy server: whether they can only be called as a task (`execution.taskSupport`).
+    pub needs_task: bool,
 }
 
 /// One list of a server, complete.
@@ -130,9 +132,10 @@ impl Listing {
                     continue;
                 };
                 let start = raw.as_ptr() as usize - text.as_ptr() as usize;
-                let (mut param_headers, mut repeatable) = (None, false);
+                let (mut param_headers, mut repeatable, mut needs_task) = (None, false, false);
                 if kind == ListingKind::Tools {
                     repeatable = is_repeatable(raw);
+                    needs_task = era == Era::Legacy && is_task_only(raw);
                     match tool_headers(raw) {
                         Ok(headers) => param_headers = headers,
                         // A modern HTTP client must drop such a tool (SEP-2243).
@@ -160,11 +163,19 @@ impl Listing {
                     raw: page.slice(start..start + raw.len()),
                     param_headers,
                     repeatable,
+                    needs_task,
                 });
             }
         }
         Ok(listing)
     }
+}
+
+fn is_task_only(tool: &str) -> bool {
+    // Most tools say nothing of tasks.
+    tool.contains("taskSupport")
+        && list::raw_member(tool, "execution")
+            .is_some_and(|execution| list::raw_member(execution, "taskSupport") == Some("\"required\""))
 }
 
 fn is_repeatable(tool: &str) -> bool {

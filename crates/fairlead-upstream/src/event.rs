@@ -33,6 +33,11 @@ pub enum ServerEvent {
         /// The key of the link.
         key: LinkKey,
     },
+    /// A server said how a task of 2025-11-25 is.
+    TaskStatus {
+        /// The notification as it came.
+        frame: Frame,
+    },
     /// A question was declined: it named no call, or its caller could not be asked.
     QuestionDeclined,
     /// A message of a link that only one client has ever used (log messages and the like).
@@ -69,6 +74,8 @@ pub(crate) enum LinkEvent {
     Rewatched { link: u64, key: LinkKey },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
+    /// A server said how a task is.
+    TaskStatus { frame: Frame },
     /// A question of the server was declined.
     Declined,
     /// The server asked for roots.

@@ -120,6 +120,9 @@ pub enum Purpose {
     Call,
     /// What changes or reads the state of the session itself: subscriptions, log level.
     Session,
+    /// A request about something that was made on this link. When it is gone, any other of the key will do: the
+    /// server says whether it still knows.
+    Link(u64),
 }
 
 /// Why there is no lease.
@@ -346,6 +349,9 @@ impl ServerHandle {
         let exclusive = self.is_exclusive(&view, want);
         let pools = self.0.pools.load();
         let Some(pool) = pools.get(&key) else { return Ok(None) };
+        if let Some(link) = chosen(pool, want) {
+            return Ok(Some((link, None)));
+        }
         Ok(pick(pool, exclusive, want.user).map(|link| (link, exclusive.then(|| Arc::clone(pool)))))
     }
 
@@ -362,6 +368,9 @@ impl ServerHandle {
             };
             let exclusive = self.is_exclusive(&view, want);
             let pool = shared.pools.load().get(&key).cloned();
+            if let Some(link) = pool.as_ref().and_then(|pool| chosen(pool, want)) {
+                return Ok(Lease { link, pool: None, shared: counted.keep() });
+            }
             if let Some(pool) = &pool
                 && let Some(link) = pick(pool, exclusive, want.user)
             {
@@ -513,6 +522,15 @@ impl Drop for Counted {
 
 fn at_capacity(message: String) -> UpstreamError {
     UpstreamError::new(UpstreamErrorKind::AtCapacity, Outcome::NotMade, message)
+}
+
+/// The very link that is wanted, while it is open.
+fn chosen(pool: &Pool, want: &Want) -> Option<Arc<Link>> {
+    let Purpose::Link(id) = want.purpose else { return None };
+    let links = pool.links.load();
+    let link = links.iter().find(|link| link.id == id && !link.is_closed())?;
+    link.used_by(want.user);
+    Some(Arc::clone(link))
 }
 
 fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {

@@ -137,6 +137,8 @@ pub struct Link {
     level: AtomicUsize,
     opened: Instant,
     last_used_ms: AtomicU64,
+    /// Until when something lives on it, in milliseconds after it was opened.
+    kept_until_ms: AtomicU64,
 }
 
 /// How long a server may take to accept a message that has no answer.
@@ -161,6 +163,7 @@ impl Link {
             level: AtomicUsize::new(usize::MAX),
             opened: Instant::now(),
             last_used_ms: AtomicU64::new(0),
+            kept_until_ms: AtomicU64::new(0),
         }
     }
 
@@ -174,6 +177,25 @@ impl Link {
     #[must_use]
     pub fn key(&self) -> &LinkKey {
         &self.key
+    }
+
+    /// A number that tells the link from the others of its server.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Notes that a task of a client lives on the link: for so long it is not closed because nobody uses it, and
+    /// what the server asks in its name is not taken for a question of another call.
+    pub fn keep_for(&self, time: Duration) {
+        self.inbound.note_task();
+        let until = u64::try_from((self.opened.elapsed() + time).as_millis()).unwrap_or(u64::MAX);
+        self.kept_until_ms.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Whether something lives on it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.opened.elapsed().as_millis() < u128::from(self.kept_until_ms.load(Ordering::Relaxed))
     }
 
     /// The name of the server the link leads to.

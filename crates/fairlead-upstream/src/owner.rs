@@ -390,7 +390,7 @@ impl Owner {
             // Of its own key only one that no call is given: a question there could be of a call given up.
             .filter(|link| link.key() != key || link.is_haunted())
             .filter(|link| link.in_flight() == 0 && !link.is_occupied() && !self.carries(link.id))
-            .max_by_key(|link| link.idle_for());
+            .max_by_key(|link| (!link.is_kept(), link.idle_for()));
         match idle {
             Some(link) => {
                 self.close(&link);
@@ -654,6 +654,9 @@ impl Owner {
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
             }
+            LinkEvent::TaskStatus { frame } => {
+                let _ = self.shared.events.send(ServerEvent::TaskStatus { frame });
+            }
             LinkEvent::Declined => {
                 let _ = self.shared.events.send(ServerEvent::QuestionDeclined);
             }
@@ -750,7 +753,7 @@ impl Owner {
             // A subscription is a use: what it brings comes over the link.
             let subscribed = self.carries(link.id);
             self.make_good(&link);
-            let unused = free && !subscribed && link.idle_for() > server.idle_stop;
+            let unused = free && !subscribed && !link.is_kept() && link.idle_for() > server.idle_stop;
             let spare = match server.transport {
                 Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
                 Transport::Http(_) => *link.key() != self.primary,

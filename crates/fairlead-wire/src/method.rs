@@ -83,6 +83,12 @@ impl Method {
         self.as_str().starts_with("notifications/")
     }
 
+    /// Whether the request names a task.
+    #[must_use]
+    pub fn is_about_a_task(self) -> bool {
+        matches!(self, Self::TasksGet | Self::TasksResult | Self::TasksCancel | Self::TasksUpdate)
+    }
+
     /// Whether a server may ask its client something because of such a request: what reads lists or changes the
     /// session itself gives no occasion to.
     #[must_use]

@@ -98,6 +98,7 @@ impl House {
             environment: environment(&config, &store)?,
             config: Arc::clone(&config),
             sessions: Arc::new(store.clone()),
+            tasks: Arc::new(store.clone()),
             seal_key: key.try_into().map_err(|_| Failure::new(Code::Internal, "the key has the wrong length"))?,
             metrics: metrics.clone(),
             clock: Clock::system(),

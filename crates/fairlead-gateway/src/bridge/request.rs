@@ -14,6 +14,8 @@ pub(crate) fn add_meta(call: &Call, frame: &Frame, edits: &mut Edits) {
     // A call in a batch has no stream to be asked on.
     let declared = call.capabilities.for_modern_server();
     let declared = if call.in_batch { declared.without_questions() } else { declared };
+    let follows_tasks = call.task.is_some() || frame.method_class().is_about_a_task();
+    let declared = if follows_tasks { declared.with_task_extension() } else { declared };
     let level = call.session.as_ref().and_then(|session| session.log_level()).map(|level| message::quote(&level));
     let members = [
         (Field::MetaProtocolVersion, "io.modelcontextprotocol/protocolVersion", Some(version)),

@@ -162,6 +162,18 @@ pub(super) fn item(
     edits.apply(&entry.raw)
 }
 
+/// Says of a tool of a modern server that it can also be called as a task of 2025-11-25: the gateway sees to that.
+pub(super) fn offer_as_task(item: &mut Bytes) {
+    let Ok(text) = std::str::from_utf8(item) else { return };
+    if list::member_span(text, "execution").is_some() {
+        return;
+    }
+    let whole = Span { start: 0, end: u32::try_from(text.len()).unwrap_or(u32::MAX) };
+    let mut edits = Edits::new();
+    edits.insert_first(whole, "execution", "{\"taskSupport\":\"optional\"}");
+    *item = edits.apply(item);
+}
+
 /// Rewrites the URI in a member of the object at `object`.
 fn prefix_member(text: &str, object: Span, member: &str, server: &str, edits: &mut Edits) {
     let inner = &text[object.range()];

@@ -206,7 +206,7 @@ async fn exchange(
 ) -> Answer {
     let log = session.open_stream();
     let outlet = Outlet::Stream(Arc::clone(&log));
-    let exchange = Exchange { core: Arc::clone(core), session: Arc::clone(&session), outlet, modern };
+    let exchange = Exchange { core: Arc::clone(core), session: Arc::clone(&session), outlet, modern, task: None };
     let talks = talks(&exchange, script, &incoming);
     let streamed = script.answers == Answers::Sse || talks;
     let hangs_up = talks && hangs_up(&exchange, script, &incoming);
@@ -265,6 +265,7 @@ fn status(frame: &[u8], modern: bool) -> StatusCode {
 fn talks(exchange: &Exchange, script: &Script, incoming: &Incoming) -> bool {
     match incoming.method.as_deref() {
         Some("subscriptions/listen") => exchange.modern,
+        Some("tasks/result") => !exchange.modern,
         Some("tools/call") => steps(exchange, script, incoming).iter().any(|step| match step {
             Step::Sleep { .. } => false,
             Step::Ask { via, .. } | Step::AskTogether { via, .. } => *via == Via::Call && !exchange.modern,
@@ -310,7 +311,8 @@ async fn batch(core: &Arc<Core>, script: &Script, headers: &HeaderMap, body: &By
         } else {
             let log = session.open_stream();
             let outlet = Outlet::Stream(Arc::clone(&log));
-            let exchange = Exchange { core: Arc::clone(core), session: Arc::clone(&session), outlet, modern: false };
+            let exchange =
+                Exchange { core: Arc::clone(core), session: Arc::clone(&session), outlet, modern: false, task: None };
             let ended = answer::serve(&exchange, &incoming).await;
             if ended != Ended::Said {
                 return Err(broken());

@@ -6,7 +6,7 @@ use crate::{
     event::{End, LinkEvent},
     exchange::{Final, Item, Prepared},
     http_client::{HttpClients, Worker},
-    link::inbound::{Inbound, Verdict},
+    link::inbound::{Inbound, Verdict, awaited_task, task_of},
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -80,7 +80,7 @@ struct Shared {
 /// be asked or wants to hear.
 #[derive(Default)]
 struct Calls {
-    open: HashMap<u64, mpsc::Sender<Frame>>,
+    open: HashMap<u64, (mpsc::Sender<Frame>, Option<Box<str>>)>,
     /// One was given up without an answer: from then on no question can be told to be another's.
     given_up: bool,
 }
@@ -110,6 +110,7 @@ impl HttpWire {
 
     pub(crate) fn send(&self, worker: Worker, prepared: Prepared) -> HttpExchange {
         let shared = Arc::clone(&self.shared);
+        let task = awaited_task(prepared.method, &prepared.bytes);
         let mut request = shared.post(prepared.bytes);
         let headers = request.headers_mut();
         if let Some(method) = prepared.mcp_method {
@@ -125,7 +126,7 @@ impl HttpWire {
             shared.logs.store(true, Ordering::Relaxed);
         }
         let listens = shared.inbound.key.capabilities.asks_anything() || shared.logs.load(Ordering::Relaxed);
-        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id));
+        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id, task));
         let response = shared.clients.of(worker).request(request);
         let answer = AnswerStream {
             state: State::Head(response),
@@ -272,11 +273,27 @@ impl Shared {
     /// call's.
     fn sole_call(&self) -> Option<mpsc::Sender<Frame>> {
         let calls = self.calls.lock().expect("invariant: no panic under this lock");
-        if calls.open.len() == 1 && !calls.given_up { calls.open.values().next().cloned() } else { None }
+        if calls.open.len() == 1 && !calls.given_up {
+            calls.open.values().next().map(|(call, _)| call.clone())
+        } else {
+            None
+        }
+    }
+
+    /// The call a question belongs to: of a task the one that waits for its result, else the only one there is.
+    fn asker(&self, frame: &Frame) -> Option<mpsc::Sender<Frame>> {
+        match task_of(frame) {
+            Some(task) => {
+                let calls = self.calls.lock().expect("invariant: no panic under this lock");
+                let waits = |awaited: &Option<Box<str>>| awaited.as_deref() == Some(&*task);
+                calls.open.values().find(|(_, awaited)| waits(awaited)).map(|(call, _)| call.clone())
+            }
+            None => self.sole_call().filter(|_| self.inbound.may_guess()),
+        }
     }
 
     fn untied_question(&self, frame: &Frame) {
-        let sole = self.sole_call();
+        let sole = self.asker(frame);
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {
@@ -674,10 +691,12 @@ struct Side {
 }
 
 impl Side {
-    fn enter(shared: &Arc<Shared>, id: u64) -> Self {
+    fn enter(shared: &Arc<Shared>, id: u64, task: Option<Box<str>>) -> Self {
         let (sender, messages) = mpsc::channel(SIDE_QUEUE);
-        shared.calls.lock().expect("invariant: no panic under this lock").open.insert(id, sender);
-        Self { messages, shared: Arc::clone(shared), id, answered: false }
+        // One that waits for a task may give up: what the task asks names the task.
+        let answered = task.is_some();
+        shared.calls.lock().expect("invariant: no panic under this lock").open.insert(id, (sender, task));
+        Self { messages, shared: Arc::clone(shared), id, answered }
     }
 }
 

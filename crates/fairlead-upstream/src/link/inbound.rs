@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use fairlead_core::{Code, ServerName};
-use fairlead_wire::{Field, Frame, Method, message};
+use fairlead_wire::{Field, Frame, Limits, Method, list, message};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,6 +31,8 @@ pub(crate) struct Inbound {
     pub(crate) sole_user: AtomicU64,
     /// Messages that came in besides plain answers: a sign of life.
     heard: AtomicU64,
+    /// A task of a client lives, or lived, on the link.
+    has_tasks: AtomicBool,
     closed: AtomicBool,
     /// There was no room for an update of a resource.
     missed: AtomicBool,
@@ -45,6 +47,20 @@ pub(crate) enum Verdict {
     Ask,
 }
 
+/// The task a question belongs to, where it says so.
+pub(crate) fn task_of(frame: &Frame) -> Option<String> {
+    list::string_member(frame.raw(Field::MetaRelatedTask)?, "taskId").map(std::borrow::Cow::into_owned)
+}
+
+/// The task a `tasks/result` waits for.
+pub(crate) fn awaited_task(method: Method, request: &Bytes) -> Option<Box<str>> {
+    if method != Method::TasksResult {
+        return None;
+    }
+    let frame = Frame::parse(request.clone(), &Limits::default()).ok()?;
+    frame.str(Field::TaskId).map(Into::into)
+}
+
 impl Inbound {
     pub(crate) fn new(link: u64, server: ServerName, key: LinkKey, events: mpsc::Sender<LinkEvent>) -> Self {
         Self {
@@ -54,6 +70,7 @@ impl Inbound {
             events,
             sole_user: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            has_tasks: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             missed: AtomicBool::new(false),
         }
@@ -67,6 +84,17 @@ impl Inbound {
     /// A number that differs when the server said something in between.
     pub(crate) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a task was made on the link.
+    pub(crate) fn note_task(&self) {
+        self.has_tasks.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what names no call may be taken for the one call in flight: with tasks of several clients on the
+    /// link, which run without any, it could be one of theirs.
+    pub(crate) fn may_guess(&self) -> bool {
+        !self.has_tasks.load(Ordering::Relaxed) || self.sole_user.load(Ordering::Relaxed) != u64::MAX
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -160,6 +188,7 @@ impl Inbound {
                     self.updated(LinkEvent::ResourceUpdated { link: self.link, key: self.key.clone(), uri, frame });
                 }
             }
+            Method::TaskStatus => self.tell(LinkEvent::TaskStatus { frame }),
             Method::LogMessage | Method::ElicitationComplete | Method::Other => {
                 match self.sole_user.load(Ordering::Relaxed) {
                     0 | u64::MAX => {

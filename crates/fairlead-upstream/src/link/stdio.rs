@@ -8,7 +8,7 @@ use crate::{
     event::End,
     exchange::{Final, Item, Prepared},
     link::{
-        inbound::{Inbound, Verdict},
+        inbound::{Inbound, Verdict, awaited_task, task_of},
         salvage,
     },
 };
@@ -71,6 +71,8 @@ struct InFlight {
     items: mpsc::Sender<Item>,
     /// Whether the server may ask something because of it.
     may_ask: bool,
+    /// The task whose result it waits for.
+    task: Option<Box<str>>,
 }
 
 /// The transport of one child process.
@@ -126,7 +128,8 @@ impl StdioWire {
 
     pub(crate) async fn send(&self, prepared: Prepared) -> Result<StdioExchange, UpstreamError> {
         let (items, receiver) = mpsc::channel(CALL_QUEUE);
-        let call = InFlight { items, may_ask: prepared.method.may_ask() };
+        let task = awaited_task(prepared.method, &prepared.bytes);
+        let call = InFlight { items, may_ask: prepared.method.may_ask(), task };
         self.pending.lock().expect("invariant: no panic under this lock").calls.insert(prepared.id, call);
         let exchange = StdioExchange {
             id: prepared.id,
@@ -363,8 +366,20 @@ impl Reader {
         }
     }
 
+    /// The call a question belongs to: of a task the one that waits for its result, else the only one there is.
+    fn asker(&self, frame: &Frame) -> Option<mpsc::Sender<Item>> {
+        match task_of(frame) {
+            Some(task) => {
+                let pending = self.pending.lock().expect("invariant: no panic under this lock");
+                let waits = |call: &&InFlight| call.task.as_deref() == Some(&*task);
+                pending.calls.values().find(waits).map(|call| call.items.clone())
+            }
+            None => self.sole().filter(|_| self.inbound.may_guess()),
+        }
+    }
+
     fn question(&self, frame: &Frame) {
-        let sole = self.sole();
+        let sole = self.asker(frame);
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {

@@ -20,4 +20,5 @@ mod reload;
 mod sessions;
 mod subscriptions;
 mod support;
+mod tasks;
 mod transports;

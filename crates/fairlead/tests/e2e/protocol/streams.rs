@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_testkit::{McpClient, Script, ScriptedServer, Step, ToolScript, Via};
+use fairlead_testkit::{Script, ScriptedServer, Step, ToolScript, Via};
 use serde_json::{Value, json};
 
 use super::{House, SERVERS, alone};
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer};
+use crate::support::{Gateway, NEWEST_LEGACY, SECOND, StdioServer};
 
 #[tokio::test]
 async fn a_server_that_hangs_up_in_mid_call_is_read_on_where_it_was_left() {
@@ -146,20 +146,6 @@ async fn batches_may_hold_calls_that_talk() {
             .collect();
         ids.sort_unstable();
         assert_eq!(ids, (1..=10).collect::<Vec<_>>(), "{server}");
-    }
-}
-
-#[tokio::test]
-async fn tasks_of_a_session_are_not_advertised_where_sessions_are_shared() {
-    let server = ScriptedServer::start(Script::legacy().tasks()).await;
-    let direct = McpClient::new(&server.url()).limit(PATIENCE).initialize(NEWEST_LEGACY).await.unwrap();
-    assert!(direct["capabilities"]["tasks"].is_object(), "{direct}");
-    let gateway = Gateway::start(&format!("servers: {{ a: {{ url: \"{}\" }} }}\n", server.url())).await;
-    for path in ["/mcp", "/servers/a/mcp"] {
-        let client = gateway.legacy(path, NEWEST_LEGACY).await;
-        assert!(client.initialized()["capabilities"].get("tasks").is_none(), "{path}");
-        let refused = client.request("tasks/list", json!({})).await.unwrap();
-        assert_eq!(refused.error()["code"], -32601, "{path}");
     }
 }
 
