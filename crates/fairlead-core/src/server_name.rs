@@ -133,7 +133,21 @@ mod tests {
         for good in ["a", "files", "my-server_2", "a1-b2", "abcdefghijklmnopqrstuvwx"] {
             assert_eq!(ServerName::parse(good).map(|n| n.to_string()), Ok(good.to_owned()));
         }
-        for bad in ["", "A", "1a", "a__b", "a-", "_a", "a-_b", "sse", "mcp", "a.b", "abcdefghijklmnopqrstuvwxy"] {
+        for bad in [
+            "",
+            "A",
+            "1a",
+            "a__b",
+            "a-",
+            "_a",
+            "a-_b",
+            "sse",
+            "messages",
+            "ws",
+            "mcp",
+            "a.b",
+            "abcdefghijklmnopqrstuvwxy",
+        ] {
             assert!(ServerName::parse(bad).is_err(), "{bad} was accepted");
         }
     }

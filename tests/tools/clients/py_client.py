@@ -8,6 +8,7 @@ import sys
 
 import mcp_types as types
 from mcp import Client
+from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
@@ -144,6 +145,8 @@ async def perform(client, operation, name, value):
 async def observe(arguments):
     if arguments.server_stdio:
         server = StdioServerParameters(command=arguments.server_stdio[0], args=arguments.server_stdio[1:])
+    elif arguments.url.endswith("/sse"):
+        server = sse_client(arguments.url)
     else:
         server = arguments.url
     observer = Observer()

@@ -6,6 +6,8 @@ const MAX_PAGES = 1000;
 const require = packagesOf("client-ts1");
 const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
+const { SSEClientTransport } = require("@modelcontextprotocol/sdk/client/sse.js");
+const { WebSocketClientTransport } = require("@modelcontextprotocol/sdk/client/websocket.js");
 const { StdioClientTransport } = require("@modelcontextprotocol/sdk/client/stdio.js");
 const types = require("@modelcontextprotocol/sdk/types.js");
 const version = require("./node_modules/@modelcontextprotocol/sdk/package.json").version;
@@ -21,9 +23,15 @@ await drive("legacy", ["auto", "legacy"], async (options, register) => {
     { name: "fairlead-test-ts1", version: "1" },
     { capabilities: CLIENT_CAPABILITIES[options.capabilities] },
   );
-  const transport = options.stdio
-    ? new StdioClientTransport({ command: options.stdio[0], args: options.stdio.slice(1), stderr: "ignore" })
-    : new StreamableHTTPClientTransport(new URL(options.url));
+  const over = () => {
+    if (options.stdio) {
+      return new StdioClientTransport({ command: options.stdio[0], args: options.stdio.slice(1), stderr: "ignore" });
+    }
+    const url = new URL(options.url);
+    if (url.protocol === "ws:") return new WebSocketClientTransport(url);
+    return url.pathname.endsWith("/sse") ? new SSEClientTransport(url) : new StreamableHTTPClientTransport(url);
+  };
+  const transport = over();
   // The SDK tells its transport the version and does not keep it.
   let negotiated = null;
   const remember = transport.setProtocolVersion?.bind(transport);

@@ -23,8 +23,34 @@ use self::{
 };
 use crate::support::{Gateway, program};
 
+/// One server in each of two languages, where the servers are not the question.
+const TWO: [&Server; 2] = [SERVERS[0], SERVERS[3]];
+
+/// What a client reaches the gateway over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Http,
+    Sse,
+    WebSocket,
+}
+
+impl Over {
+    /// The URL below `/servers/{server}`, or of everything.
+    fn url(self, gateway: &Gateway, before: &str) -> String {
+        match self {
+            Self::Http => gateway.url(&format!("{before}/mcp")),
+            Self::Sse => gateway.url(&format!("{before}/sse")),
+            Self::WebSocket => gateway.url(&format!("{before}/ws")).replacen("http", "ws", 1),
+        }
+    }
+}
+
 /// Runs one client in each of its modes against the servers themselves and against the gateway.
 async fn check(client: Client, modes: &[Mode], servers: &[&Server]) {
+    check_over(Over::Http, client, modes, servers).await;
+}
+
+async fn check_over(over: Over, client: Client, modes: &[Mode], servers: &[&Server]) {
     let Some(shelf) = Shelf::find() else { return };
     let world = World::new(&shelf);
     let gateway = Gateway::start(&world.gateway_config(servers)).await;
@@ -32,15 +58,14 @@ async fn check(client: Client, modes: &[Mode], servers: &[&Server]) {
     let legacy = case.direct(Mode::Legacy, servers).await;
     for &mode in modes {
         // Which era is found is the question here: one server of each is enough.
-        let auto = [SERVERS[0], SERVERS[3]];
-        let servers = if mode == Mode::Auto { &auto } else { servers };
+        let servers = if mode == Mode::Auto { &TWO } else { servers };
         // What a server of one era shows a client of the other there is nothing direct to compare with: then its
         // legacy view is what must come through.
         let own = if mode == Mode::Legacy { BTreeMap::new() } else { case.direct(mode, servers).await };
         let direct: Vec<&Value> =
             servers.iter().map(|server| own.get(server.name).unwrap_or_else(|| &legacy[server.name])).collect();
         let runs = servers.iter().map(|server| {
-            let url = gateway.url(&format!("/servers/{}/mcp", server.name));
+            let url = over.url(&gateway, &format!("/servers/{}", server.name));
             case.run(mode, url, server.operations(&world))
         });
         let through = futures_util::future::join_all(runs).await;
@@ -53,9 +78,9 @@ async fn check(client: Client, modes: &[Mode], servers: &[&Server]) {
         }
         let expected = merged(servers, &direct);
         let operations: Vec<_> = servers.iter().flat_map(|server| server.merged_operations(&world)).collect();
-        let through = case.run(mode, gateway.url("/mcp"), operations.clone()).await.unwrap();
+        let through = case.run(mode, over.url(&gateway, ""), operations.clone()).await.unwrap();
         assert_same(&format!("{client:?} {mode:?} /mcp"), View::Merged, &expected, &through);
-        if client != Client::Inspector {
+        if client != Client::Inspector && over == Over::Http {
             let bridge = [program(), "stdio", "-c", gateway.config_path().to_str().unwrap()].map(str::to_owned);
             let through = client.run_stdio(&shelf, mode, &bridge, operations).await.unwrap();
             assert_same(&format!("{client:?} {mode:?} fairlead stdio"), View::Merged, &expected, &through);
@@ -103,6 +128,21 @@ async fn the_typescript_client_1_sees_the_same_through_the_gateway() {
 #[tokio::test]
 async fn the_typescript_client_2_sees_the_same_through_the_gateway() {
     check(Client::TypeScript2, &[Mode::Legacy, Mode::Modern, Mode::Auto], &SERVERS).await;
+}
+
+#[tokio::test]
+async fn the_python_client_sees_the_same_over_http_sse() {
+    check_over(Over::Sse, Client::Python, &[Mode::Legacy], &TWO).await;
+}
+
+#[tokio::test]
+async fn the_typescript_client_1_sees_the_same_over_http_sse() {
+    check_over(Over::Sse, Client::TypeScript1, &[Mode::Legacy], &TWO).await;
+}
+
+#[tokio::test]
+async fn the_typescript_client_1_sees_the_same_over_web_socket() {
+    check_over(Over::WebSocket, Client::TypeScript1, &[Mode::Legacy], &TWO).await;
 }
 
 #[tokio::test]

@@ -21,6 +21,12 @@ async fn a_wrong_configuration_is_refused_with_its_place_and_a_hint() {
         ("a wrong name", "servers:\n  Bad__Name: { url: \"http://127.0.0.1:1/mcp\" }\n", "fairlead.yaml:2:3", "name"),
         ("a doubled server", "servers:\n  a: { command: x }\n  a: { command: y }\n", "fairlead.yaml:3:3", "a"),
         ("a reserved name", "servers:\n  mcp: { command: x }\n", "fairlead.yaml:2:3", "mcp"),
+        (
+            "a reserved name of a toolset",
+            "servers:\n  a: { command: x }\ntoolsets:\n  sse: { include: [\"*\"] }\n",
+            "fairlead.yaml:4:3",
+            "sse",
+        ),
         ("no transport", "servers:\n  a: { start: eager }\n", "fairlead.yaml:2:", "command"),
     ] {
         let dir = tempfile::tempdir().unwrap();

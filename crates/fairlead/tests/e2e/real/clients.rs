@@ -82,7 +82,7 @@ impl Client {
                 first
             });
         }
-        let mut command = self.program(shelf);
+        let mut command = self.program(shelf, target);
         command.args(["--timeout", &LIMIT.to_string()]);
         command.args(["--mode", ["auto", "legacy", "modern"][mode as usize]]);
         command.args(["--capabilities", ["none", "full"][declares as usize]]);
@@ -108,8 +108,11 @@ impl Client {
         serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
     }
 
-    fn program(self, shelf: &Shelf) -> tokio::process::Command {
+    fn program(self, shelf: &Shelf, target: Target<'_>) -> tokio::process::Command {
+        // The WebSocket of this client is the one of its runtime, which has one from version 22 on.
+        let needs_web_socket = matches!(target, Target::Url(url) if url.starts_with("ws:"));
         let (program, script) = match self {
+            Self::TypeScript1 if needs_web_socket => (shelf.path("node22/bin/node"), "ts1_client.mjs"),
             Self::Python => (shelf.path("client-py/bin/python"), "py_client.py"),
             Self::TypeScript1 => ("node".to_owned(), "ts1_client.mjs"),
             Self::TypeScript2 => ("node".to_owned(), "ts2_client.mjs"),
