@@ -287,17 +287,21 @@ pub(crate) fn whole(status: StatusCode, bytes: Bytes, said: &[Bytes]) -> Respons
 }
 
 /// Whether the state in a request is for the gateway and not for the server. A modern server's state is its own, even
-/// if it begins like ours.
-pub(crate) fn is_retry(call: &Call, target: &Target) -> bool {
+/// if it begins like ours; and it is for a modern server, should that one have changed.
+pub(crate) fn is_retry(call: &Call, target: &mut Target) -> bool {
     if call.era != Era::Modern || call.frame.span(Field::RequestState).is_none() {
         return false;
     }
     let text = call.frame.str(Field::RequestState).unwrap_or_default();
-    match target.upstream.handle.peek().era_for(call.era) {
+    let is_ours = match target.upstream.handle.peek().era_for(call.era) {
         Some(Era::Modern) => state::is_ours(&text) && state::open(call, target, &text) != Err(Bad::Foreign),
         Some(Era::Legacy) => true,
         None => state::is_ours(&text),
+    };
+    if !is_ours {
+        target.era = Some(Era::Modern);
     }
+    is_ours
 }
 
 /// The client made its request again, with answers.

@@ -409,7 +409,7 @@ async fn forward(call: Box<Call>) -> Response<Body> {
             if tasks::concerns(&call, &target) {
                 tasks::prepare(&mut call, &mut target);
             }
-            if park::is_retry(&call, &target) {
+            if park::is_retry(&call, &mut target) {
                 // A modern client comes back with answers to what a legacy server asked.
                 return Box::pin(park::retry(call, target)).await;
             }

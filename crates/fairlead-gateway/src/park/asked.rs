@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_question_keeps_its_bytes_but_for_the_id() {
         for (params, expected) in [
-            (r#"{"mode":"url", "elicitationId":"x" ,"own":1.50}"#, r#"{"mode":"url" ,"own":1.50}"#),
+            (r#"{"mode":"url", "elicitationId":"x" ,"own":1.50}"#, r#"{"mode":"url", "own":1.50}"#),
             (r#"{"elicitationId":"x","mode":"url"}"#, r#"{"mode":"url"}"#),
             (r#"{"mode":"form","elicitationId":"x","e":1E2}"#, r#"{"mode":"form","elicitationId":"x","e":1E2}"#),
         ] {

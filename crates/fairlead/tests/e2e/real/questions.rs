@@ -91,6 +91,44 @@ async fn the_typescript_client_2_answers_the_same_questions() {
     check(Client::TypeScript2).await;
 }
 
+/// The text of every result, by tool.
+fn texts(document: &Value) -> Vec<(Value, Value)> {
+    let results = document["results"].as_array().unwrap().iter();
+    results.map(|entry| (entry["name"].clone(), entry["result"]["content"].clone())).collect()
+}
+
+/// A client of 2026-07-28 in front of a server that asks as in the revisions before: the same questions, but that a URL
+/// elicitation has no id, and the same results.
+async fn check_modern(client: Client) {
+    let Some(shelf) = Shelf::find() else { return };
+    let world = World::new(&shelf);
+    let gateway = Gateway::start(&world.gateway_config(&SERVERS[..1])).await;
+    let command = SERVERS[0].command(&shelf, &world, "direct");
+    let direct = client.run_as(&shelf, Mode::Legacy, Declares::Everything, Target::Stdio(&command), asking()).await;
+    let mut direct = direct.unwrap();
+    settle(&mut direct);
+    for question in direct["questions"].as_array_mut().unwrap() {
+        question["params"].as_object_mut().unwrap().remove("elicitationId");
+    }
+    let url = gateway.url("/servers/everything/mcp");
+    let through = client.run_as(&shelf, Mode::Modern, Declares::Everything, Target::Url(&url), asking()).await;
+    let mut through = through.unwrap_or_else(|reason| panic!("{client:?}: {reason}"));
+    settle(&mut through);
+    assert_eq!(through["questions"], direct["questions"], "{client:?}");
+    assert_eq!(texts(&through), texts(&direct), "{client:?}");
+    assert_eq!(through["tools"].as_array().unwrap().len(), TOOLS.0, "{client:?}");
+}
+
+#[tokio::test]
+async fn the_modern_python_client_answers_a_legacy_server() {
+    check_modern(Client::Python).await;
+}
+
+#[tokio::test]
+async fn the_modern_typescript_client_2_answers_a_legacy_server() {
+    check_modern(Client::TypeScript2).await;
+}
+
 /// A client that answers every form with its own name, has its own root, and is sampled with its own name.
 fn named(gateway: &Gateway, path: &str, name: &str) -> McpClient {
     let own = name.to_owned();
