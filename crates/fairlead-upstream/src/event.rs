@@ -68,10 +68,10 @@ pub(crate) enum LinkEvent {
     Suspect { link: u64 },
     /// The server says a list changed.
     ListChanged { kind: ListingKind },
-    /// A subscribed resource changed.
-    ResourceUpdated { link: u64, key: LinkKey, uri: Arc<str>, frame: Frame },
-    /// Resources of the key are watched again after a time when nobody told of their changes.
-    Rewatched { link: u64, key: LinkKey },
+    /// A subscribed resource changed; without a key it came as what the link itself carries.
+    ResourceUpdated { link: u64, key: Option<LinkKey>, uri: Arc<str>, frame: Frame },
+    /// Resources are watched again after a time when nobody told of their changes.
+    Rewatched { link: u64, key: Option<LinkKey> },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
     /// A server said how a task is.

@@ -620,6 +620,8 @@ impl Owner {
             let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: Era::Modern });
         }
         self.answer_waiting(key, error);
+        // What they watched through links of their own era is watched through the modern one from now on.
+        self.recarry_at = Some(Instant::now());
     }
 
     fn answer_waiting(&mut self, key: &LinkKey, error: &UpstreamError) {
@@ -642,12 +644,12 @@ impl Owner {
                 self.relist_at.get_or_insert(earliest.max(Instant::now() + SETTLE));
             }
             LinkEvent::ResourceUpdated { link, key, uri, frame } => {
-                if self.is_heard(link, &key) {
+                if let Some(key) = self.heard_as(link, key) {
                     let _ = self.shared.events.send(ServerEvent::ResourceUpdated { key, uri, frame });
                 }
             }
             LinkEvent::Rewatched { link, key } => {
-                if self.is_heard(link, &key) {
+                if let Some(key) = self.heard_as(link, key) {
                     let _ = self.shared.events.send(ServerEvent::Rewatched { key });
                 }
             }

@@ -410,6 +410,15 @@ impl Carriage {
         .unwrap_or_default()
     }
 
+    /// The server did not even look at a resource: those who wait for it are told, and where clients had been told that
+    /// they are subscribed it stays wanted.
+    pub(crate) fn declined(&self, uri: &Arc<str>, error: impl Fn() -> WatchError) {
+        let is_new = self.with(|keyed| keyed.uris.get(uri).is_some_and(|entry| entry.standing == Standing::Asked));
+        if is_new == Some(true) {
+            self.refused(uri, error);
+        }
+    }
+
     /// Ends the carriage if nothing is watched any more; the next wish asks for another carrier.
     pub(crate) fn ends_unless_wanted(&self) -> bool {
         self.with(|keyed| {

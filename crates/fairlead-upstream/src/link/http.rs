@@ -319,7 +319,10 @@ impl Shared {
             }
             match self.clients.of(worker).request(request).await {
                 Ok(response) if response.status().is_success() && is_sse(&response) => {
-                    was_open = true;
+                    if std::mem::replace(&mut was_open, true) && last_id.is_none() {
+                        // Without a place to go on from, what the server said meanwhile is lost.
+                        self.inbound.lost_track();
+                    }
                     let opened = Instant::now();
                     let mut body = response.into_body();
                     let mut parser = SseParser::new(SseLimits { max_event: self.max_message });
@@ -355,10 +358,11 @@ impl Shared {
                         wait = asked;
                     }
                 }
-                // Of a stream that never was it only says that there is none: some frameworks answer so.
-                Ok(response)
-                    if response.status() == StatusCode::NOT_FOUND && self.session.get().is_some() && was_open =>
-                {
+                // The stream before may not be over for the server yet, or it wants to be left alone.
+                Ok(response) if was_open && is_for_now(response.status()) => {}
+                // Of a stream that never was it only says that there is none: some frameworks answer so. One that
+                // was there and is no longer had a session that is gone, whatever the server calls that.
+                Ok(response) if was_open && response.status().is_client_error() => {
                     self.inbound.closed("the server forgot the session", End::Forgotten);
                     return;
                 }
@@ -395,6 +399,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether a refusal says that it may be otherwise soon.
+fn is_for_now(status: StatusCode) -> bool {
+    matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 fn is_sse<B>(response: &Response<B>) -> bool {

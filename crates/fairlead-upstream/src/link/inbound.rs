@@ -127,6 +127,14 @@ impl Inbound {
         }
     }
 
+    /// What the server said on its own for a while was not heard.
+    pub(crate) fn lost_track(&self) {
+        for kind in ListingKind::ALL {
+            self.tell(LinkEvent::ListChanged { kind });
+        }
+        self.tell(LinkEvent::Rewatched { link: self.link, key: None });
+    }
+
     /// Whether an update was dropped since this was asked last.
     pub(crate) fn take_missed(&self) -> bool {
         self.missed.load(Ordering::Relaxed) && self.missed.swap(false, Ordering::Relaxed)
@@ -185,7 +193,7 @@ impl Inbound {
             }
             Method::ResourceUpdated => {
                 if let Some(uri) = frame.str(Field::Uri).map(|uri| Arc::<str>::from(&*uri)) {
-                    self.updated(LinkEvent::ResourceUpdated { link: self.link, key: self.key.clone(), uri, frame });
+                    self.updated(LinkEvent::ResourceUpdated { link: self.link, key: None, uri, frame });
                 }
             }
             Method::TaskStatus => self.tell(LinkEvent::TaskStatus { frame }),

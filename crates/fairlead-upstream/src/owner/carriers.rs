@@ -126,11 +126,20 @@ impl Owner {
         self.carriers.iter().any(|(key, carrier)| carrier.link == id && self.shared.watches.is_wanted(key))
     }
 
-    /// Whether updates that come over this link for this key are passed on: others would be told twice.
-    pub(super) fn is_heard(&self, id: u64, key: &LinkKey) -> bool {
-        self.carriers
-            .get(key)
-            .is_some_and(|carrier| carrier.link == id && self.shared.watches.is_carrier(key, carrier.number))
+    /// The key for which what comes over this link is passed on; without one it would be told twice, or to nobody.
+    pub(super) fn heard_as(&self, id: u64, key: Option<LinkKey>) -> Option<LinkKey> {
+        let is_at_work = |key: &LinkKey, carrier: &Carrier| {
+            carrier.link == id && self.shared.watches.is_carrier(key, carrier.number)
+        };
+        match key {
+            Some(key) => self.carriers.get(&key).is_some_and(|carrier| is_at_work(&key, carrier)).then_some(key),
+            // A link has one key of its own, and there may be others that only keep clients apart.
+            None => {
+                let own =
+                    self.carriers.iter().find(|(key, carrier)| is_at_work(key, carrier) && link_key(key) == **key);
+                own.map(|(key, _)| key.clone())
+            }
+        }
     }
 
     /// Updates for which there was no room are made good.

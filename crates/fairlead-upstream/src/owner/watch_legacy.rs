@@ -40,7 +40,7 @@ pub(super) async fn keep(link: Arc<Link>, carriage: Carriage, patience: Duration
         }
         if asking.is_empty() {
             if std::mem::take(&mut again) && !told.is_empty() {
-                link.inbound.tell(LinkEvent::Rewatched { link: link.id, key: carriage.key().clone() });
+                link.inbound.tell(LinkEvent::Rewatched { link: link.id, key: Some(carriage.key().clone()) });
             }
             if told.is_empty() && carriage.ends_unless_wanted() {
                 return;

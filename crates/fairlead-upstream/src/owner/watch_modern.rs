@@ -6,8 +6,8 @@
 //! the new one is acknowledged and for a moment longer, and what both bring is passed on once.
 
 use crate::{
-    catalog::{ListingKind, own_meta},
-    event::LinkEvent,
+    catalog::own_meta,
+    event::{End, LinkEvent},
     exchange::{Exchange, Item, Outbound},
     http_client::Worker,
     link::{Link, inbound::Inbound},
@@ -43,7 +43,8 @@ pub(super) fn worth_it(link: &Link) -> bool {
 /// Listens until the link is gone or another carrier takes over; without `lists` only while something is watched.
 pub(super) async fn keep(link: Arc<Link>, carriage: Carriage, lists: bool) {
     let again = carriage.is_again();
-    let mut listening = Listening { inbound: Arc::clone(&link.inbound), link, carriage, lists, current: None, again };
+    let inbound = Arc::clone(&link.inbound);
+    let mut listening = Listening { inbound, link, carriage, lists, current: None, was_accepted: false, again };
     listening.run().await;
 }
 
@@ -53,6 +54,8 @@ struct Listening {
     carriage: Carriage,
     lists: bool,
     current: Option<Stream>,
+    /// The server acknowledged a stream on this link.
+    was_accepted: bool,
     /// What changed while nobody listened is not known.
     again: bool,
 }
@@ -146,6 +149,7 @@ impl Listening {
                     Ok(Item::Message(frame)) if frame.method_class() == Method::SubscriptionAcknowledged => {
                         if accepted.is_none() {
                             accepted = Some(self.acknowledged(&wanted, &frame));
+                            self.was_accepted = true;
                             until = Instant::now() + OVERLAP;
                         }
                     }
@@ -246,7 +250,11 @@ impl Listening {
         let before = self.current.as_ref().map(|current| &current.accepted);
         let error = (answer.kind() == Kind::Error).then(|| answer.clone());
         for uri in wanted.iter().filter(|uri| before.is_none_or(|before| !before.contains(*uri))) {
-            self.carriage.refused(uri, || WatchError::Refused(error.clone()));
+            self.carriage.declined(uri, || WatchError::Refused(error.clone()));
+        }
+        if before.is_none() && self.was_accepted {
+            // It has listened before. What it is now is found out by connecting anew.
+            self.inbound.closed("it no longer lets itself be listened to", End::Forgotten);
         }
         Failed::Answered(answer)
     }
@@ -266,17 +274,16 @@ impl Listening {
 
     fn catch_up(&self) {
         if self.lists {
-            for kind in ListingKind::ALL {
-                self.inbound.tell(LinkEvent::ListChanged { kind });
-            }
+            return self.inbound.lost_track();
         }
-        self.inbound.tell(LinkEvent::Rewatched { link: self.link.id, key: self.carriage.key().clone() });
+        let key = Some(self.carriage.key().clone());
+        self.inbound.tell(LinkEvent::Rewatched { link: self.link.id, key });
     }
 
     fn hear(&self, frame: Frame) {
         match updated(&frame) {
             Some(uri) => {
-                let key = self.carriage.key().clone();
+                let key = Some(self.carriage.key().clone());
                 self.inbound.updated(LinkEvent::ResourceUpdated { link: self.link.id, key, uri, frame });
             }
             None if self.lists => self.inbound.notification(frame),

@@ -562,3 +562,91 @@ async fn a_changed_list_is_told_once_within_a_second_and_only_where_it_is_shown(
         }
     }
 }
+
+#[tokio::test]
+async fn a_server_that_comes_back_in_the_other_era_is_watched_in_that() {
+    for server in ERAS {
+        let mut house = House::new(server).await;
+        let mut watchers =
+            vec![house.watcher(Era::Legacy, "/mcp", 1).await, house.watcher(Era::Modern, "/mcp", 1).await];
+        house.watches(&[1]).await;
+        house.server.stop().await;
+        house.server.clear_received();
+        let other = if server == Era::Legacy { Script::modern() } else { Script::legacy() };
+        house.server.change(|script| script.versions = other.versions);
+        house.era = if server == Era::Legacy { Era::Modern } else { Era::Legacy };
+        house.server.resume().await.unwrap();
+        house.watches(&[1]).await;
+        house.is_heard().await;
+        for watcher in &mut watchers {
+            // Each is moved over on its own, so the first to be told may be told alone.
+            let whose = format!("{:?} client, once {server:?} server", watcher.era);
+            eventually_some(PATIENCE, &whose, async || {
+                house.update(1, 1).await;
+                watcher.stream.next_method(UPDATED, QUIET).await.ok().filter(|told| told["params"]["own"] == 1)
+            })
+            .await;
+        }
+        for watcher in watchers {
+            watcher.leave().await;
+        }
+        house.watches(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_configuration_keeps_apart_is_watched_apart() {
+    for server in ERAS {
+        let house = House::with(server, |script| script, "share: per_session").await;
+        let mut watchers = Vec::new();
+        for _ in 0..2 {
+            watchers.push(house.watcher(Era::Legacy, "/mcp", 1).await);
+        }
+        house.watches(&[1, 1]).await;
+        house.is_heard().await;
+        if server == Era::Legacy {
+            let streams = || house.server.received().iter().filter(|request| request.http_method == "GET").count() >= 2;
+            eventually(PATIENCE, "a GET stream for each session", streams).await;
+        }
+        house.update(1, 1).await;
+        for watcher in &mut watchers {
+            watcher.hears(1, &format!("{server:?} server")).await;
+        }
+        for watcher in &mut watchers {
+            watcher.hears_nothing("once").await;
+        }
+        for watcher in watchers {
+            watcher.leave().await;
+        }
+        house.watches(&[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_did_not_read_is_told_again_when_it_does() {
+    const MESSAGES: u64 = 400;
+    let server = ScriptedServer::start(Script::legacy().resources_and_prompts(3, 0)).await;
+    let yaml = format!("sessions: {{ stream_queue: 4 }}\nservers: {{ a: {{ url: \"{}\" }} }}\n", server.url());
+    let gateway = Gateway::start(&yaml).await;
+    rows::until_listed(&gateway, "a").await;
+    let client = gateway.modern("/mcp");
+    let (mut stream, _) = listen(&client, json!({"resourceSubscriptions": [uri(1), uri(2)]})).await;
+    let mut reader = Watcher::new(&gateway, Era::Modern, "/mcp", &uri(2)).await;
+    let filling = "x".repeat(64 * 1024);
+    for own in 0..MESSAGES {
+        server.notify(UPDATED, &json!({"uri": uri(1), "own": own, "filling": filling})).await;
+    }
+    server.notify(UPDATED, &json!({"uri": uri(2), "own": 1})).await;
+    // It comes over the same link after all of the others.
+    reader.hears(1, "a client that reads").await;
+    gateway.logged("a listener reads too slowly").await;
+    // What was dropped is made good by telling that everything may have changed.
+    let mut told_again = Vec::new();
+    while told_again.len() < 2 {
+        let told = stream.next_method(UPDATED, PATIENCE).await.unwrap();
+        if told["params"].get("own").is_none() {
+            told_again.push(told["params"]["uri"].clone());
+        }
+    }
+    assert_eq!(told_again, [json!(uri(1)), json!(uri(2))]);
+}
