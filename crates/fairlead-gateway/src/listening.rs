@@ -7,6 +7,7 @@ use crate::{
     call::Call,
     list_page, resolve,
     response::{refuse_call, stream},
+    tasks,
     watching::{self, Hearer, Held, Outlet, tag},
 };
 use bytes::Bytes;
@@ -61,7 +62,7 @@ impl Listeners {
 
 /// Takes the listener out when its stream ends.
 struct Entered {
-    call: Call,
+    call: Arc<Call>,
     key: u64,
 }
 
@@ -106,9 +107,14 @@ pub(crate) fn answer(call: Call) -> Response<Body> {
             Refusal::new(Code::TooManySessions, "there are as many open streams as `sessions.max_streams` allows");
         return refuse_call(call.era, Some(call.id()), &refusal);
     };
+    if tasks::listens(&call) && !call.capabilities.has_task_extension() {
+        return tasks::needs_extension(&call);
+    }
     let lists: Vec<_> =
         LISTS.iter().filter(|(key, _)| list::raw_member(filter, key) == Some("true")).copied().collect();
     let resources = resources(filter);
+    let followed = tasks::followed(&call, filter);
+    let call = Arc::new(call);
     let (out, said) = mpsc::channel(call.endpoint.config.sessions.stream_queue);
     let outlet = Arc::new(Outlet::new(call.id(), out));
     let listeners = &call.gateway.0.listeners;
@@ -117,12 +123,23 @@ pub(crate) fn answer(call: Call) -> Response<Body> {
     let listener = Listener { path: call.endpoint.path.clone(), wanted, outlet: Arc::clone(&outlet) };
     listeners.open.lock().expect("invariant: no panic under this lock").insert(key, listener);
     let (chunks, receiver) = mpsc::channel(CHUNKS);
-    let mut listening =
-        Listening { entered: Entered { call, key }, outlet, lists, resources, held: HashMap::new(), said, chunks };
+    let mut listening = Listening {
+        entered: Entered { call: Arc::clone(&call), key },
+        outlet: Arc::clone(&outlet),
+        lists,
+        resources,
+        tasks: followed.iter().map(|task| task.id.clone()).collect(),
+        held: HashMap::new(),
+        said,
+        chunks,
+    };
     let telling = async move {
         let _counted = counted;
         // A client that does not read any more ends it.
-        let _ = listening.run().await;
+        tokio::select! {
+            _ = listening.run() => {}
+            () = tasks::follow(&call, &followed, &outlet) => {}
+        }
     };
     stream(Body::stream(driven(telling, receiver)))
 }
@@ -150,6 +167,8 @@ struct Listening {
     lists: Vec<(&'static str, &'static str)>,
     /// The resources it wants to watch; once it was acknowledged, those it does watch.
     resources: Vec<Box<str>>,
+    /// The tasks it hears of.
+    tasks: Vec<Box<str>>,
     held: HashMap<Box<str>, Held>,
     said: mpsc::Receiver<Bytes>,
     chunks: mpsc::Sender<Bytes>,
@@ -251,6 +270,10 @@ impl Listening {
         if !self.resources.is_empty() {
             let uris: Vec<_> = self.resources.iter().map(|exposed| message::quote(exposed)).collect();
             accepted.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        }
+        if !self.tasks.is_empty() {
+            let ids: Vec<_> = self.tasks.iter().map(|id| message::quote(id)).collect();
+            accepted.push(format!("\"taskIds\":[{}]", ids.join(",")));
         }
         let params = format!("{{\"notifications\":{{{}}},\"_meta\":{}}}", accepted.join(","), tag(&self.outlet.id));
         message::notification(Method::SubscriptionAcknowledged.as_str(), Some(&params))

@@ -1,6 +1,6 @@
 //! resolve: from the name a client uses to the server that has it, under the server's own name.
 
-use crate::{call::Call, merged::Route, snapshot::Upstream};
+use crate::{call::Call, merged::Route, snapshot::Upstream, tasks};
 use fairlead_config::ResourceUris;
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Catalog, Entry, ListingKind};
@@ -67,7 +67,8 @@ pub(crate) fn is_same_era_single(call: &Call) -> bool {
 
 /// Whether `subscriptions/listen` is the server's own to answer.
 pub(crate) fn listens_itself(call: &Call) -> bool {
-    is_same_era_single(call)
+    // The server knows its tasks by other ids.
+    is_same_era_single(call) && !tasks::listens(call)
 }
 
 /// Finds the server a call is for.

@@ -15,6 +15,7 @@
 //! What clients hold are ids of the gateway's own making ([`handle`]).
 
 mod ask;
+mod follow;
 mod handle;
 mod listing;
 mod object;
@@ -24,6 +25,7 @@ mod table;
 mod to_legacy;
 mod to_modern;
 
+pub(crate) use follow::{follow, followed, listens, needs_extension};
 pub(crate) use listing::list;
 pub(crate) use polled::begin as begin_polled;
 pub(crate) use shape::{answer as shape_answer, client_answer, notification, question, status, unmarked};

