@@ -96,6 +96,8 @@ pub(crate) fn build(
             max_streams: file.sessions.max_streams,
             stream_queue: file.sessions.stream_queue,
             without_id: globs(file.sessions.without_id),
+            replay_events: file.sessions.replay_events,
+            replay_bytes: file.sessions.replay_bytes.0,
         },
         tasks: Tasks { max: file.tasks.max, max_per_caller: file.tasks.max_per_caller, ttl: file.tasks.ttl.0 },
         bridge: Bridge { max_rounds: file.bridge.max_rounds },

@@ -268,6 +268,12 @@ pub struct SessionsFile {
     /// `User-Agent`s (`*` stands for anything) of clients that never send their session id back. Their
     /// requests are served without one, as far as they can be: no questions, no subscriptions.
     pub without_id: Vec<PatternText>,
+    /// Events kept per stream of a legacy client, for when it comes back with `Last-Event-ID`; 0 keeps none, and a
+    /// call then ends with the connection it came on.
+    #[schemars(range(max = 1_000_000))]
+    pub replay_events: usize,
+    /// Bytes kept of all streams of one session.
+    pub replay_bytes: SizeText,
 }
 
 impl Default for SessionsFile {
@@ -280,6 +286,8 @@ impl Default for SessionsFile {
             max_streams: 20_000,
             stream_queue: 256,
             without_id: vec![PatternText(crate::Glob::new("Claude-User*").expect("invariant: a pattern of our own"))],
+            replay_events: 256,
+            replay_bytes: SizeText(1 << 20),
         }
     }
 }

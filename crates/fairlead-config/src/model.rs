@@ -118,6 +118,10 @@ pub struct Sessions {
     pub stream_queue: usize,
     /// `User-Agent`s of clients that never send their session id back.
     pub without_id: Vec<crate::Glob>,
+    /// Events kept per stream, for when its client comes back; 0 keeps none.
+    pub replay_events: usize,
+    /// Bytes kept of all streams of one session.
+    pub replay_bytes: usize,
 }
 
 /// Bounds and times of tasks.

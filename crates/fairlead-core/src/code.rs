@@ -49,6 +49,8 @@ pub enum Code {
     TooManySessions = 1110,
     /// The gateway is draining.
     Draining = 1111,
+    /// `Last-Event-ID` is none of the session's, or what it continues is not kept any more.
+    BadEventId = 1112,
     /// No such tool or prompt (or not for this caller).
     UnknownName = 1201,
     /// No such resource (or not for this caller). Legacy clients get the code of their revisions, -32002.
@@ -135,6 +137,7 @@ table! {
     TooManyCalls 429 -31429 "too many calls in flight"
     TooManySessions 503 -31503 "too many sessions or streams"
     Draining 503 -31503 "the gateway is shutting down"
+    BadEventId 400 -32600 "the event id does not fit"
     UnknownName 400 -32602 "no such tool or prompt"
     UnknownResource 400 -32602 "no such resource"
     UnknownTask 400 -32602 "no such task"

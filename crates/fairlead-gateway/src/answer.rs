@@ -2,8 +2,9 @@
 //! stream as soon as there is more to tell (progress, log, a question) or nothing to tell for long.
 //!
 //! The stream is driven by its own body: when the client goes away the body is dropped, and with it
-//! the exchange. For a modern client that is a cancellation, which the server is told; for a legacy
-//! client it is not, and the server finishes for nobody.
+//! the exchange. For a modern client that is a cancellation, which the server is told. For a legacy
+//! client it is not: the stream is driven by the gateway, and its client can come back for the rest
+//! (`replay.rs`). Where streams are not kept the server finishes for nobody.
 
 use crate::{
     body::{Body, Chunks},
@@ -12,7 +13,7 @@ use crate::{
     dispatch::{self, Begun},
     park::{self, Standing},
     questions::{Asked, Questions},
-    record,
+    record, replay,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
     roots,
@@ -134,13 +135,15 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
 }
 
 fn streamed(call: Box<Call>, target: Target, begun: Begun, said: Vec<Bytes>) -> Response<Body> {
+    if let Some(opened) = replay::open_call(&call) {
+        let voice = Voice::kept(opened.place());
+        let mut telling = Telling { call, target, voice, asked: Vec::new(), bridge: None };
+        return opened.drive(async move { telling.start(begun, said).await });
+    }
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
         let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
-        for message in said {
-            let _ = telling.voice.say(&message).await;
-        }
-        telling.run(begun).await;
+        telling.start(begun, said).await;
     };
     stream(Body::stream(driven(telling, receiver)))
 }
@@ -210,6 +213,14 @@ impl Held {
 }
 
 impl Telling {
+    /// Says what was said before there was a stream, then goes on.
+    async fn start(&mut self, begun: Begun, said: Vec<Bytes>) {
+        for message in said {
+            let _ = self.voice.say(&message).await;
+        }
+        self.run(begun).await;
+    }
+
     async fn run(&mut self, begun: Begun) {
         let control = self.call.control.clone();
         let cancelled = async {
@@ -277,21 +288,30 @@ impl Telling {
             self.tell(held.exchange(), frame).await;
         }
         let keep_alive = self.call.endpoint.config.listen.keep_alive;
-        let mut quiet = Instant::now() + keep_alive;
         let is_listening = self.call.frame.method_class() == Method::Listen;
         let mut drain = self.call.gateway.drain_begins();
         loop {
+            if let Some(retry) = held.exchange().take_hang_up() {
+                self.voice.hang_up(retry);
+            }
+            let quiet = Instant::now() + keep_alive;
             tokio::select! {
-                next = held.exchange().next() => match next {
-                    Ok(Item::Message(frame)) if park::is_question(&self.call, held.exchange(), &frame) => {
+                next = held.exchange().next_before(quiet) => match next {
+                    Ok(Some(Item::Message(frame))) if park::is_question(&self.call, held.exchange(), &frame) => {
                         // Boxed: only a call that bridges two eras comes here.
                         let exchange = held.exchange.take()?;
                         held.exchange = Some(Box::pin(self.park(exchange, frame)).await?);
                     }
-                    Ok(Item::Message(frame)) => self.tell(held.exchange(), frame).await,
-                    Ok(Item::Final(answer)) => {
+                    Ok(Some(Item::Message(frame))) => self.tell(held.exchange(), frame).await,
+                    Ok(Some(Item::Final(answer))) => {
                         let link = held.exchange().link().peer().revision.era();
                         return Some(Begun::Answered { answer, link });
+                    }
+                    Ok(None) if Instant::now() < quiet => {}
+                    Ok(None) => {
+                        if self.voice.keep_alive().await.is_err() {
+                            return None;
+                        }
                     }
                     Err(error) => return Some(Begun::Failed(error)),
                 },
@@ -302,13 +322,7 @@ impl Telling {
                     let _ = self.voice.say(&crate::listening::end(&self.call)).await;
                     return None;
                 }
-                () = tokio::time::sleep_until(quiet) => {
-                    if self.voice.keep_alive().await.is_err() {
-                        return None;
-                    }
-                }
             }
-            quiet = Instant::now() + keep_alive;
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) struct Call {
     /// What it has to do with tasks, if anything.
     pub(crate) task: Option<Box<tasks::Asked>>,
     pub(crate) control: Option<Arc<CallControl>>,
+    /// Whether its client can come back for the rest of its stream: not where a connection carries everything, and
+    /// not for a member of a batch.
+    pub(crate) resumable: bool,
     /// `Mcp-Param-*` headers, which are passed on. `None` where the client's revision or transport has no such headers:
     /// then they are made of the arguments for a server that wants them.
     pub(crate) param_headers: Option<Vec<(HeaderName, HeaderValue)>>,

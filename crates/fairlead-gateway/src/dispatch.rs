@@ -3,7 +3,7 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{bridge, call::Call, resolve::Target, tasks};
+use crate::{bridge, call::Call, replay, resolve::Target, tasks};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
@@ -134,10 +134,13 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
         task.goes_over(lease.link());
     }
     let outbound = outbound(call, target, frame, link);
-    let exchange = match lease.start(call.worker, outbound).begun().await {
+    let mut exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,
         Err(error) => return Begun::Failed(error),
     };
+    if replay::hangs_up(call) {
+        exchange.tell_hang_ups();
+    }
     let mut unheard = Unheard { exchange: Some(exchange), call };
     let heard = unheard.exchange().next_before(quiet_until).await;
     let exchange = unheard.exchange.take().expect("invariant: taken once");

@@ -77,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) watching: crate::watching::Watching,
     /// What is known of tasks (the protocol's).
     pub(crate) task_state: crate::tasks::Tasks,
+    /// Streams that outlive their connections.
+    pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
     metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
@@ -143,6 +145,7 @@ impl Gateway {
             inlets: crate::sse_door::Inlets::default(),
             connections: Mutex::default(),
             watching: crate::watching::Watching::default(),
+            replays: Arc::default(),
             environment,
             metrics,
             gateway_metrics,
@@ -173,6 +176,7 @@ impl Gateway {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let idle = sweeper.config().sessions.idle;
+                sweeper.0.sessions.expire_replays();
                 sweeper.0.sessions.sweep(idle);
                 sweeper.0.questions.sweep();
                 sweeper.0.task_state.sweep();
@@ -357,6 +361,7 @@ impl Gateway {
     pub async fn stop(&self) {
         self.start_drain();
         self.0.parking.clear();
+        self.0.replays.stop().await;
         let running: Vec<_> = self.0.running.lock().expect("invariant: no panic under this lock").drain().collect();
         let mut stopping = JoinSet::new();
         for (_, (running, relaying)) in running {

@@ -36,6 +36,7 @@ mod questions;
 mod quirks;
 mod record;
 mod relay;
+mod replay;
 mod resolve;
 mod response;
 mod roots;

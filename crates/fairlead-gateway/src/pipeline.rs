@@ -8,8 +8,8 @@ use crate::{
     call::Call,
     capabilities,
     gateway::Gateway,
-    hello, list_page, listen, listening, park, relay, resolve,
-    response::{json, refuse, refuse_call, stream},
+    hello, list_page, listen, listening, park, relay, replay, resolve,
+    response::{json, refuse, refuse_call},
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
@@ -66,7 +66,7 @@ pub(crate) async fn message(
     }
 }
 
-/// A GET: a legacy client's stream for what belongs to no call.
+/// A GET: a legacy client's stream for what belongs to no call, or the rest of one that broke off.
 pub(crate) async fn get(
     gateway: &Gateway,
     worker: Worker,
@@ -91,7 +91,7 @@ pub(crate) async fn get(
         return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
     }
     admit::gateway(gateway)?;
-    relay::get_stream(gateway, &session).map(stream)
+    replay::get(gateway, &session, headers)
 }
 
 /// A DELETE: the end of a legacy session.
@@ -313,6 +313,7 @@ impl Entry<'_> {
             user,
             session,
             in_batch: self.in_batch,
+            resumable: self.carrier == Carrier::Http && !self.in_batch,
             brought: None,
             task: None,
             control: None,

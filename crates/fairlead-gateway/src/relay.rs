@@ -1,60 +1,15 @@
 //! relay: the one seam where what servers say outside calls enters, and where clients' answers to
 //! their questions leave. Whom a message may reach is decided here and nowhere else.
 
-use crate::{
-    answer::{comment, driven, event},
-    body::Body,
-    gateway::Gateway,
-    questions::Delivery,
-    session::Session,
-    shape, tasks, watching,
-};
-use fairlead_core::{Code, Refusal};
+use crate::{gateway::Gateway, questions::Delivery, session::Session, shape, tasks, watching};
 use fairlead_observe::QuestionOutcome;
 use fairlead_upstream::{ListingKind, ServerEvent, ServerHandle, Worker};
 use fairlead_wire::{Era, Frame, message};
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use std::{collections::HashMap, time::Duration};
+use tokio::sync::broadcast::error::RecvError;
 
 /// Changes that come together are told together.
 const GATHER: Duration = Duration::from_millis(10);
-
-/// The GET stream of a session.
-pub(crate) fn get_stream(gateway: &Gateway, session: &Arc<Session>) -> Result<Body, Refusal> {
-    let config = gateway.config();
-    let Some(counted) = gateway.open_stream() else {
-        return Err(Refusal::new(
-            Code::TooManySessions,
-            "there are as many open streams as `sessions.max_streams` allows",
-        ));
-    };
-    let mut messages = session.open_stream(config.sessions.stream_queue);
-    gateway.sessions().listen(session);
-    let mut drain = gateway.drain_begins();
-    let keep_alive = config.listen.keep_alive;
-    let (out, receiver) = mpsc::channel(1);
-    let telling = async move {
-        let _counted = counted;
-        // Headers and a first byte go out at once: some clients wait for them.
-        if out.send(comment()).await.is_err() {
-            return;
-        }
-        loop {
-            let chunk = tokio::select! {
-                message = messages.next() => match message {
-                    Some(message) => event(&message),
-                    None => return,
-                },
-                () = crate::listener::turned(&mut drain) => return,
-                () = tokio::time::sleep(keep_alive) => comment(),
-            };
-            if out.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    };
-    Ok(Body::stream(driven(telling, receiver)))
-}
 
 /// A client answered a question.
 pub(crate) async fn client_answered(gateway: &Gateway, worker: Worker, session: &Session, frame: &Frame) {

@@ -5,7 +5,11 @@
 //! flight, open streams, the client's roots. So a restart loses no session, and a client that comes
 //! back later than the memory of it finds its session as it was.
 
-use crate::{seal::Sealer, watching::Held};
+use crate::{
+    replay::{Replay, Shared},
+    seal::Sealer,
+    watching::Held,
+};
 use bytes::Bytes;
 use fairlead_core::{
     Caller, Clock,
@@ -26,18 +30,12 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::sync::mpsc;
 
 const PURPOSE: &str = "session";
 /// Parts of the table, so that workers rarely wait for each other.
 const SHARDS: usize = 64;
 /// How long a look into the store may take when a session is not in memory.
 const LOAD_TIME: Duration = Duration::from_millis(250);
-/// GET streams of one session that are kept; the newest gets what is said.
-const MAX_STREAMS_PER_SESSION: usize = 4;
-/// Bytes waiting per stream at most, beside the limit of messages: whoever does not read must not
-/// cost what a server says.
-const MAX_WAITING_BYTES: usize = 4 << 20;
 /// Subscriptions of one session at most.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 1_000;
 
@@ -55,6 +53,7 @@ pub(crate) struct Session {
     expires_ms: u64,
     last_used_ms: AtomicU64,
     ended: AtomicBool,
+    has_replay: AtomicBool,
     /// It was opened from its id and has not been used since.
     recalled: AtomicBool,
     /// Something said outside its calls was dropped since it opened a stream.
@@ -66,48 +65,14 @@ pub(crate) struct Session {
 struct State {
     /// By the client's id (raw JSON).
     calls: Vec<(Bytes, Arc<CallControl>)>,
-    streams: Vec<Outlet>,
+    /// Its streams; there are none until one was opened.
+    replay: Option<Arc<Replay>>,
     roots: Option<Arc<Roots>>,
     /// How often the client said that its roots changed.
     roots_changes: u32,
     record: SessionRecord,
     /// What it watches, by the URI the client knows.
     held: BTreeMap<Box<str>, Held>,
-}
-
-/// The gateway's end of a GET stream.
-struct Outlet {
-    messages: mpsc::Sender<Bytes>,
-    /// Bytes of what waits in it.
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Outlet {
-    /// `false` when there is no room, by number or by size. One message always has room.
-    fn say(&self, message: &Bytes) -> bool {
-        let waiting = self.waiting.fetch_add(message.len(), Ordering::Relaxed);
-        let fits = waiting == 0 || waiting + message.len() <= MAX_WAITING_BYTES;
-        let said = fits && self.messages.try_send(message.clone()).is_ok();
-        if !said {
-            self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
-        }
-        said
-    }
-}
-
-/// What a GET stream has to tell.
-pub(crate) struct Told {
-    messages: mpsc::Receiver<Bytes>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Told {
-    /// The next message; `None` when the session has ended or the stream was replaced. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        let message = self.messages.recv().await?;
-        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
-        Some(message)
-    }
 }
 
 /// How a call in flight is told that its caller cancelled it.
@@ -187,25 +152,34 @@ impl Session {
         self.state().calls.len()
     }
 
-    /// Adds a GET stream with a queue of `queue` messages.
-    pub(crate) fn open_stream(&self, queue: usize) -> Told {
-        let (messages, receiver) = mpsc::channel(queue);
-        let outlet = Outlet { messages, waiting: Arc::default() };
-        let told = Told { messages: receiver, waiting: Arc::clone(&outlet.waiting) };
-        self.behind.store(false, Ordering::Relaxed);
-        let mut state = self.state();
-        state.streams.retain(|stream| !stream.messages.is_closed());
-        if state.streams.len() >= MAX_STREAMS_PER_SESSION {
-            state.streams.remove(0);
-        }
-        state.streams.push(outlet);
-        told
+    /// The end of the id: enough to tell sessions apart, not enough to use one.
+    pub(crate) fn tag(&self) -> &str {
+        tag(&self.id)
     }
 
-    /// Says something outside any call. `false` when no stream is open or it is full.
+    /// Its streams, if there were any.
+    pub(crate) fn replay(&self) -> Option<Arc<Replay>> {
+        self.state().replay.clone()
+    }
+
+    /// Its streams, from now on if there were none. `None` when the session has ended.
+    pub(crate) fn replay_or_new(&self, shared: &Arc<Shared>) -> Option<Arc<Replay>> {
+        let mut state = self.state();
+        if state.record.ended {
+            return None;
+        }
+        self.has_replay.store(true, Ordering::Relaxed);
+        Some(Arc::clone(state.replay.get_or_insert_with(|| Arc::new(Replay::new(shared)))))
+    }
+
+    /// Says something outside any call. `false` when there is no stream for it, or it is full.
     pub(crate) fn say(&self, message: &Bytes) -> bool {
-        let state = self.state();
-        state.streams.iter().rev().find(|stream| !stream.messages.is_closed()).is_some_and(|stream| stream.say(message))
+        self.replay().is_some_and(|replay| replay.say_aside(message))
+    }
+
+    /// Notes that a stream was opened for what belongs to no call.
+    pub(crate) fn starts_afresh(&self) {
+        self.behind.store(false, Ordering::Relaxed);
     }
 
     /// Notes that something was dropped. True the first time since a stream was opened.
@@ -214,7 +188,30 @@ impl Session {
     }
 
     pub(crate) fn has_stream(&self) -> bool {
-        self.state().streams.iter().any(|stream| !stream.messages.is_closed())
+        self.replay().is_some_and(|replay| replay.is_heard())
+    }
+
+    /// Forgets what its streams kept too long.
+    fn expire_replay(&self) {
+        let mut state = self.state();
+        // Under the lock: a stream that is just being opened would be lost.
+        if state.replay.as_ref().is_some_and(|replay| Arc::strong_count(replay) == 1 && replay.expire()) {
+            state.replay = None;
+            self.has_replay.store(false, Ordering::Relaxed);
+        } else if let Some(replay) = &state.replay {
+            replay.expire();
+        }
+    }
+
+    /// Ends its streams, and cancels its calls.
+    fn close(&self) {
+        let mut state = self.state();
+        if let Some(replay) = state.replay.take() {
+            replay.close();
+        }
+        for (_, control) in state.calls.drain(..) {
+            control.cancel();
+        }
     }
 
     pub(crate) fn roots(&self) -> Option<Arc<Roots>> {
@@ -439,6 +436,7 @@ impl Sessions {
             expires_ms: issued_ms.saturating_add(self.max_age_ms.load(Ordering::Relaxed)),
             last_used_ms: AtomicU64::new(self.clock.unix_ms()),
             ended: AtomicBool::new(false),
+            has_replay: AtomicBool::new(false),
             recalled: AtomicBool::new(false),
             behind: AtomicBool::new(false),
             state: Mutex::new(State { record, ..State::default() }),
@@ -475,7 +473,7 @@ impl Sessions {
         }
         // The one place where a request waits for the store: a session that this process has not
         // seen may have been ended, and only the store knows.
-        let record = match tokio::time::timeout(LOAD_TIME, self.store.load(&record_key(id))).await {
+        let record = match tokio::time::timeout(LOAD_TIME, self.store.load(tag(id))).await {
             Ok(Ok(record)) => record.unwrap_or_default(),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a session's record cannot be read; it is taken for untouched");
@@ -504,13 +502,30 @@ impl Sessions {
         session.ended.store(true, Ordering::Relaxed);
         let mut state = session.state();
         state.record = SessionRecord { ended: true, ..SessionRecord::default() };
-        self.store.save(&record_key(&session.id), &state.record, session.expires_ms);
+        self.store.save(session.tag(), &state.record, session.expires_ms);
         drop(state);
         self.drop_from_memory(session);
-        let mut state = session.state();
-        state.streams.clear();
-        for (_, control) in state.calls.drain(..) {
-            control.cancel();
+        session.close();
+    }
+
+    /// Notes that a session was in use until now.
+    pub(crate) fn touch(&self, session: &Session) {
+        session.last_used_ms.store(self.clock.unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Forgets what streams kept too long.
+    pub(crate) fn expire_replays(&self) {
+        for shard in &self.shards {
+            let with_replay: Vec<_> = shard
+                .lock()
+                .expect("invariant: no panic under this lock")
+                .values()
+                .filter(|session| session.has_replay.load(Ordering::Relaxed))
+                .cloned()
+                .collect();
+            for session in with_replay {
+                session.expire_replay();
+            }
         }
     }
 
@@ -552,7 +567,7 @@ impl Sessions {
         }
         change(&mut state.record);
         // Queued under the lock, so that the store sees changes in their order.
-        self.store.save(&record_key(&session.id), &state.record, session.expires_ms);
+        self.store.save(session.tag(), &state.record, session.expires_ms);
     }
 
     /// Forgets sessions that were not used for `idle`: the id stays good, only the memory is freed.
@@ -572,6 +587,10 @@ impl Sessions {
                 .collect();
             for session in unused {
                 self.drop_from_memory(&session);
+                if now >= session.expires_ms {
+                    // It cannot come back: what it still has open ends with it.
+                    session.close();
+                }
             }
         }
     }
@@ -581,9 +600,8 @@ impl Sessions {
     }
 }
 
-/// The end of the id: enough to tell sessions apart, not enough to use one.
-fn record_key(id: &str) -> String {
-    id.get(id.len().saturating_sub(22)..).unwrap_or(id).to_owned()
+fn tag(id: &str) -> &str {
+    id.get(id.len().saturating_sub(22)..).unwrap_or(id)
 }
 
 /// What is sealed into an id.

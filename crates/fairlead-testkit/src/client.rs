@@ -52,6 +52,7 @@ struct Inner {
     url: Uri,
     headers: HeaderMap,
     limit: Duration,
+    resuming: bool,
     answering: Option<Answering>,
     capabilities: Value,
     state: Mutex<State>,
@@ -77,6 +78,7 @@ impl McpClient {
                 url,
                 headers: HeaderMap::new(),
                 limit: LIMIT,
+                resuming: false,
                 answering: None,
                 capabilities: json!({}),
                 state: Mutex::default(),
@@ -91,6 +93,7 @@ impl McpClient {
             url: self.inner.url.clone(),
             headers: self.inner.headers.clone(),
             limit: self.inner.limit,
+            resuming: self.inner.resuming,
             answering: self.inner.answering.clone(),
             capabilities: self.inner.capabilities.clone(),
             state: Mutex::new(state),
@@ -113,6 +116,11 @@ impl McpClient {
     /// Waits at most that long for anything.
     pub fn limit(self, limit: Duration) -> Self {
         self.with(|inner| inner.limit = limit)
+    }
+
+    /// Comes back for the rest of an answer whose stream ended before it, as a client of 2025-11-25 must.
+    pub fn resuming(self) -> Self {
+        self.with(|inner| inner.resuming = true)
     }
 
     /// Declares capabilities: in `initialize`, and with every modern request.

@@ -98,10 +98,11 @@ pub(crate) enum WireExchange {
 }
 
 impl WireExchange {
-    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+    /// `None` when the server hung up to be asked again for the rest, where that was asked for.
+    pub(crate) async fn next(&mut self) -> Result<Option<Item>, UpstreamError> {
         match self {
             WireExchange::Http(exchange) => exchange.next().await,
-            WireExchange::Stdio(exchange) => exchange.next().await,
+            WireExchange::Stdio(exchange) => exchange.next().await.map(Some),
         }
     }
 }
@@ -262,27 +263,30 @@ impl Exchange {
     /// When the server does not answer in time, breaks off, or answers with what is not MCP.
     /// After an error or the answer nothing follows.
     pub async fn next(&mut self) -> Result<Item, UpstreamError> {
-        match self.next_before(self.deadline).await? {
-            Some(item) => Ok(item),
-            None => Err(self.too_late(self.deadline)),
+        loop {
+            match self.next_before(self.deadline).await? {
+                Some(item) => return Ok(item),
+                None if self.take_hang_up().is_some() => {}
+                None => return Err(self.too_late(self.deadline)),
+            }
         }
     }
 
-    /// Waits for what comes next, until `limit` at most: `None` when it passes first. One timer does
-    /// for both this and the exchange's own limits.
+    /// Waits for what comes next, until `limit` at most: `None` when it passes first, or when the server hung up
+    /// ([`Exchange::take_hang_up`]). One timer does for both this and the exchange's own limits.
     ///
     /// # Errors
     /// As [`Exchange::next`].
     pub async fn next_before(&mut self, limit: Instant) -> Result<Option<Item>, UpstreamError> {
         let until = if self.questions.any() { self.deadline } else { self.deadline.min(self.heard + self.idle) };
         match timeout_at(until.min(limit), self.wire.next()).await {
-            Ok(Ok(Item::Final(answer))) => {
+            Ok(Ok(Some(Item::Final(answer)))) => {
                 self.done = true;
                 Ok(Some(Item::Final(answer)))
             }
             Ok(Ok(message)) => {
                 self.heard = Instant::now();
-                Ok(Some(message))
+                Ok(message)
             }
             Ok(Err(error)) => {
                 self.done = true;
@@ -299,6 +303,22 @@ impl Exchange {
         let link = &self.link.link;
         link.inbound.tell(LinkEvent::Suspect { link: link.id });
         UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, format!("the server did not answer {waited}"))
+    }
+
+    /// Lets [`Exchange::next_before`] return when the server ends the stream of the answer and not the answer. (The
+    /// link asks for the rest by itself, when the server wants that.)
+    pub fn tell_hang_ups(&mut self) {
+        if let WireExchange::Http(exchange) = &mut self.wire {
+            exchange.tell_hang_ups();
+        }
+    }
+
+    /// After how long the server wants to be asked for the rest, if it has hung up; once.
+    pub fn take_hang_up(&mut self) -> Option<Duration> {
+        match &mut self.wire {
+            WireExchange::Http(exchange) => exchange.take_hang_up(),
+            WireExchange::Stdio(_) => None,
+        }
     }
 
     /// Counts the questions passed on to the caller: while one is open a person may be thinking,

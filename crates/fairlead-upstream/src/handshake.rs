@@ -257,8 +257,8 @@ impl Opening<'_> {
             };
             loop {
                 match exchange.next().await? {
-                    Item::Final(answer) => return Ok(answer.frame),
-                    Item::Message(question) if question.kind() == Kind::Request => {
+                    Some(Item::Final(answer)) => return Ok(answer.frame),
+                    Some(Item::Message(question)) if question.kind() == Kind::Request => {
                         let no =
                             message::error(question.id(), -32603, "nobody can be asked during the handshake", None);
                         match wire {
@@ -266,7 +266,7 @@ impl Opening<'_> {
                             Wire::Stdio(stdio) => stdio.push(no).await?,
                         }
                     }
-                    Item::Message(_) => {}
+                    Some(Item::Message(_)) | None => {}
                 }
             }
         };

@@ -62,9 +62,9 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Every frame as JSON.
+    /// Every frame as JSON, apart from events without data.
     pub fn messages(&self) -> Vec<Value> {
-        self.frames.iter().map(Frame::json).collect()
+        self.frames.iter().filter(|frame| !frame.data.is_empty()).map(Frame::json).collect()
     }
 
     /// The notifications of this method.
@@ -165,11 +165,28 @@ impl AnswerStream {
         self.is_stream
     }
 
-    /// The next frame within `limit`; `None` at the end. Questions of the server are returned, not answered.
+    /// The next frame with data within `limit`; `None` at the end. Questions of the server are returned, not answered.
     ///
     /// # Errors
     /// A connection that breaks, nothing in time.
     pub async fn next(&mut self, limit: Duration) -> anyhow::Result<Option<Frame>> {
+        let waiting = async {
+            loop {
+                match self.next_frame().await? {
+                    // What primes a stream is no message.
+                    Some(frame) if self.is_stream && frame.data.is_empty() => {}
+                    next => return Ok(next),
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.with_context(|| format!("nothing within {limit:?}"))?
+    }
+
+    /// The same with frames that have no data.
+    ///
+    /// # Errors
+    /// As [`AnswerStream::next`].
+    pub async fn next_event(&mut self, limit: Duration) -> anyhow::Result<Option<Frame>> {
         tokio::time::timeout(limit, self.next_frame()).await.with_context(|| format!("nothing within {limit:?}"))?
     }
 
@@ -204,7 +221,12 @@ impl AnswerStream {
                 // Servers end a stream after the answer; one that does not is not waited for.
                 let next = if answered { tokio::time::timeout(AFTER_ANSWER, next).await } else { Ok(next.await) };
                 let Ok(next) = next else { return Ok(()) };
-                let Some(frame) = next? else { return Ok::<_, anyhow::Error>(()) };
+                let Some(frame) = next? else {
+                    if answered || !self.come_back().await? {
+                        return Ok::<_, anyhow::Error>(());
+                    }
+                    continue;
+                };
                 let message = frame.json();
                 self.reply(&message).await?;
                 answered |= message["method"].is_null() && self.id.as_ref().is_some_and(|id| message["id"] == *id);
@@ -218,6 +240,24 @@ impl AnswerStream {
             body: self.all.freeze(),
             id: self.id,
         })
+    }
+
+    /// Reads on where the stream ended, if this is a client that does so; `false` when there is nothing to read.
+    async fn come_back(&mut self) -> anyhow::Result<bool> {
+        let last = self.frames.iter().rev().find_map(|frame| frame.id.clone());
+        let (true, true, Some(last)) = (self.client.inner.resuming, self.is_stream && self.id.is_some(), last) else {
+            return Ok(false);
+        };
+        let retry = self.frames.iter().rev().find_map(|frame| frame.retry).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(retry)).await;
+        let rest = self.client.open_get(Some(&last)).await?;
+        if !rest.is_stream {
+            return Ok(false);
+        }
+        let Self { body, _connection, .. } = rest;
+        (self.body, self._connection, self.ended) = (body, _connection, false);
+        self.unread.clear();
+        Ok(true)
     }
 
     /// Goes away without a word.

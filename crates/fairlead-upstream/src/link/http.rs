@@ -137,6 +137,8 @@ impl HttpWire {
             last_event: None,
             retry: STREAM_RETRY.0,
             resumes: 0,
+            tells_hang_ups: false,
+            hung_up: None,
         };
         HttpExchange { answer, side, logged: false, held: None }
     }
@@ -469,11 +471,14 @@ struct AnswerStream {
     last_event: Option<HeaderValue>,
     retry: Duration,
     resumes: u32,
+    tells_hang_ups: bool,
+    /// The server hung up and wants to be asked again after that long.
+    hung_up: Option<Duration>,
 }
 
 impl AnswerStream {
-    /// The next message. Cancel safe: all progress is kept in `self`.
-    async fn next(&mut self) -> Result<Item, UpstreamError> {
+    /// The next message; `None` when the server hung up. Cancel safe: all progress is kept in `self`.
+    async fn next(&mut self) -> Result<Option<Item>, UpstreamError> {
         loop {
             match &mut self.state {
                 State::Head(response) => {
@@ -506,7 +511,7 @@ impl AnswerStream {
                     let bytes = first.take().unwrap_or_else(|| std::mem::take(buffer).freeze());
                     let status = *status;
                     self.state = State::Done;
-                    return self.json(bytes, status);
+                    return self.json(bytes, status).map(Some);
                 }
                 State::Stream { body, parser } => {
                     match parser.next() {
@@ -521,7 +526,7 @@ impl AnswerStream {
                                 continue;
                             }
                             if let Some(item) = self.event(event.data)? {
-                                return Ok(item);
+                                return Ok(Some(item));
                             }
                             continue;
                         }
@@ -537,7 +542,13 @@ impl AnswerStream {
                             }
                         }
                         Some(Err(error)) => self.resume_or(broken().because(error))?,
-                        None => self.resume_or(broken())?,
+                        None => {
+                            self.resume_or(broken())?;
+                            if self.tells_hang_ups {
+                                self.hung_up = Some(self.retry);
+                                return Ok(None);
+                            }
+                        }
                     }
                 }
                 State::Resume { wait } => {
@@ -720,14 +731,14 @@ impl Drop for Side {
 }
 
 impl HttpExchange {
-    /// The next message. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Result<Item, UpstreamError> {
+    /// The next message; `None` when the server hung up. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Item>, UpstreamError> {
         let Some(side) = &mut self.side else { return self.answer.next().await };
         if self.held.is_none() {
             tokio::select! {
                 biased;
                 item = self.answer.next() => match item {
-                    Ok(Item::Final(answer)) => {
+                    Ok(Some(Item::Final(answer))) => {
                         side.answered = true;
                         // What the server logged before it answered may come after the answer.
                         let wait = if self.logged { LATE_LOGS } else { Duration::ZERO };
@@ -737,17 +748,25 @@ impl HttpExchange {
                 },
                 Some(message) = side.messages.recv() => {
                     self.logged |= message.kind() == Kind::Notification;
-                    return Ok(Item::Message(message));
+                    return Ok(Some(Item::Message(message)));
                 }
             }
         }
         if let Some((_, until)) = &self.held
             && let Ok(Some(message)) = tokio::time::timeout_at(*until, side.messages.recv()).await
         {
-            return Ok(Item::Message(message));
+            return Ok(Some(Item::Message(message)));
         }
         let (answer, _) = self.held.take().expect("invariant: held above");
-        Ok(Item::Final(answer))
+        Ok(Some(Item::Final(answer)))
+    }
+
+    pub(crate) fn tell_hang_ups(&mut self) {
+        self.answer.tells_hang_ups = true;
+    }
+
+    pub(crate) fn take_hang_up(&mut self) -> Option<Duration> {
+        self.answer.hung_up.take()
     }
 
     /// Gives the exchange up: a modern server takes the closed stream as the cancellation.

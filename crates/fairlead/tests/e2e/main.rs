@@ -17,6 +17,7 @@ mod questions;
 mod quirks;
 mod real;
 mod reload;
+mod resume;
 mod sessions;
 mod subscriptions;
 mod support;

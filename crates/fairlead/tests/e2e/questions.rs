@@ -321,7 +321,7 @@ async fn nobody_can_answer_for_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_refusal_to_answer_and_a_caller_that_goes_away_are_errors_for_the_server() {
+async fn a_refusal_to_answer_and_the_end_of_a_session_are_errors_for_the_server() {
     for way in WAYS {
         let asking = asking(way, "").await;
         let refuses = McpClient::new(&asking.gateway.url("/mcp"))
@@ -340,9 +340,12 @@ async fn a_refusal_to_answer_and_a_caller_that_goes_away_are_errors_for_the_serv
         stream.next(PATIENCE).await.unwrap();
         let Some(server) = &asking.http else { continue };
         let finished = server.calls_finished();
+        // A caller that goes away may come back to answer; one whose session has ended does not.
         stream.vanish();
+        assert_eq!(silent.delete().await.unwrap().status, 200);
         let what = format!("{way}: the server hears that nobody answers");
-        eventually(3 * SECOND, &what, || server.calls_finished() > finished).await;
+        let heard = || server.calls_finished() > finished || !server.cancelled().is_empty();
+        eventually(3 * SECOND, &what, heard).await;
     }
 }
 

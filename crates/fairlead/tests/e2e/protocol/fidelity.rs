@@ -104,7 +104,9 @@ fn as_sent(client: &str, received: &Bytes) -> String {
 async fn send(client: &McpClient, modern: bool, method: &str, name: &str, body: &str) -> Vec<String> {
     let headers = [("mcp-method", method), ("mcp-name", name)];
     let answer = client.post_raw(body.to_owned(), if modern { &headers } else { &[] }).await.unwrap();
-    answer.frames.iter().map(|frame| String::from_utf8_lossy(&frame.data).into_owned()).collect()
+    // An event without data is no message.
+    let messages = answer.frames.iter().filter(|frame| !frame.data.is_empty());
+    messages.map(|frame| String::from_utf8_lossy(&frame.data).into_owned()).collect()
 }
 
 #[tokio::test]
