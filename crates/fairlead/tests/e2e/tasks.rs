@@ -479,3 +479,24 @@ async fn unknown_members_of_tasks_are_kept() {
         assert!(text.contains(r#""big":12345678901234567890123,"price":1.10,"exp":1E2"#), "{era}: {text}");
     }
 }
+
+#[tokio::test]
+async fn the_tasks_of_a_server_on_another_implementation_are_followed_in_both_eras() {
+    let server =
+        format!("command: \"{}\", args: [demo-server, feature], protocol: \"{MODERN}\"", crate::support::program());
+    let gateway = Gateway::start(&format!("servers:\n  f: {{ {server} }}\n")).await;
+    let (old, new) = (legacy(&gateway, "/mcp").await, modern(&gateway, "/mcp"));
+    let call = json!({"name": "f__confirm_delete", "arguments": {"filename": "a.txt"}, "task": {}});
+    let task = old.result("tools/call", call).await.unwrap()["task"].clone();
+    let result = old.result("tasks/result", json!({"taskId": task["taskId"]})).await.unwrap();
+    assert!(result["content"][0]["text"].as_str().unwrap().contains("a.txt was"), "{result}");
+    let task = new.result("tools/call", json!({"name": "f__confirm_delete"})).await.unwrap();
+    assert_eq!(task["resultType"], "task", "{task}");
+    let asked = until(&new, &task["taskId"], "input_required").await;
+    assert!(asked["inputRequests"]["confirm"].is_object(), "{asked}");
+    let response = json!({"confirm": {"action": "accept", "content": {"confirm": true}}});
+    let update = json!({"taskId": task["taskId"], "inputResponses": response});
+    new.result("tasks/update", update).await.unwrap();
+    let over = until(&new, &task["taskId"], "completed").await;
+    assert!(over["result"]["content"][0]["text"].as_str().unwrap().contains("was deleted"), "{over}");
+}
