@@ -1,17 +1,19 @@
 //! [`ConfigFile`] to [`Config`]: what no schema can say. Every problem finds its place through the
 //! tree the file was read from.
 
+mod transport;
+
 use crate::{
     Config, Problem, Secret,
     check::shorten,
     file::{
         AdminFile, ConfigFile, FilterFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile,
-        StartFile, ToolsetFile, TypeFile,
+        StartFile, ToolsetFile,
     },
     leaf::{PatternText, SecretText},
     model::{
-        Admin, Bridge, Catalog, Connections, Filter, Http, Listen, Log, LogFormat, Names, Park, ResourceUris, Server,
-        Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport,
+        Admin, Bridge, Catalog, Connections, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server,
+        Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset,
     },
     reference::{is_variable, read_env_file},
     tree::{Findings, Node},
@@ -253,7 +255,7 @@ impl Builder<'_> {
         if file.max_message.0 > MAX_BODY {
             self.error(&["servers", name, "max_message"], "`max_message` must be at most `1GiB`", "");
         }
-        let transport = self.transport(name, &file);
+        let transport = transport::build(self, name, &file);
         Some(Server {
             name: parsed?,
             transport: transport?,
@@ -291,63 +293,6 @@ impl Builder<'_> {
             },
             disabled: file.disabled,
         })
-    }
-
-    fn transport(&mut self, name: &str, file: &ServerFile) -> Option<Transport> {
-        let urls: Vec<(&str, _)> = [("url", &file.url), ("serverUrl", &file.server_url), ("httpUrl", &file.http_url)]
-            .into_iter()
-            .filter_map(|(key, url)| url.as_ref().map(|url| (key, &url.0)))
-            .collect();
-        if let [(first, _), (second, _), ..] = urls.as_slice() {
-            let message = format!("the server has both `{first}` and `{second}`");
-            self.key_error(&["servers", name, second], message, "they mean the same: keep one of the two");
-            return None;
-        }
-        let wants_http = file.kind.map(|kind| kind != TypeFile::Stdio);
-        match (&file.command, urls.first()) {
-            (Some(_), Some((key, _))) => {
-                let hint = "remove one of the two; in a later layer, `command: null` removes the one below";
-                self.key_error(&["servers", name, key], format!("the server has both `command` and `{key}`"), hint);
-                None
-            }
-            (None, None) => {
-                // A value that is wrong has been reported and still stands in the tree.
-                let reported = ["command", "url", "serverUrl", "httpUrl", "instances", "tcp"]
-                    .iter()
-                    .any(|key| self.has(&["servers", name, key]));
-                if !reported {
-                    let hint = "write `command: ...` for a child process, or `url: ...` for a Streamable HTTP endpoint";
-                    self.key_error(
-                        &["servers", name],
-                        format!("the server `{}` has neither `command` nor `url`", shorten(name)),
-                        hint,
-                    );
-                }
-                None
-            }
-            (Some(_), None) if wants_http == Some(true) => {
-                self.error(
-                    &["servers", name, "type"],
-                    "the `type` is of an HTTP server, but there is a `command`",
-                    "remove `type`",
-                );
-                None
-            }
-            (None, Some((key, _))) if wants_http == Some(false) => {
-                let message = format!("the `type` is `stdio`, but there is a `{key}`");
-                self.error(&["servers", name, "type"], message, "remove `type`");
-                None
-            }
-            (Some(command), None) => {
-                self.without_effect(name, &["headers", "connections"], "command");
-                self.stdio(name, command, file).map(Transport::Stdio)
-            }
-            (None, Some((_, url))) => {
-                self.without_effect(name, &["args", "env", "envFile", "cwd", "stop_grace", "idle_stop"], "url");
-                let headers = self.headers(name, &file.headers);
-                Some(Transport::Http(Http { url: (*url).clone(), headers }))
-            }
-        }
     }
 
     fn without_effect(&mut self, name: &str, keys: &[&str], because: &str) {

@@ -47,13 +47,10 @@ const NOT_YET_SERVER: &[&str] = &[
     "replicas",
     "retry",
     "sql",
-    "tcp",
     "tls",
-    "transport",
-    "unix",
     "weight",
 ];
-const NOT_YET_WORDS: &[(&str, &[&str])] = &[("mode", &["search", "budget"]), ("type", &["sse", "ws", "websocket"])];
+const NOT_YET_WORDS: &[(&str, &[&str])] = &[("mode", &["search", "budget"])];
 
 /// Checks `root` against `schema`. Everything that does not fit goes into `findings` and is marked as
 /// [`Value::Wrong`], so that the rest can be read and looked at further.
@@ -207,15 +204,14 @@ impl<'a> Checker<'a> {
         let key = self.path.last().map(String::as_str).unwrap_or_default();
         let not_yet = NOT_YET_WORDS.iter().any(|(at, words)| *at == key && words.contains(&text));
         let message = if not_yet {
-            let noun = if key == "type" { "the transport " } else { "" };
-            format!("{what}: {noun}`{text}` is not available in this version")
+            format!("{what}: `{text}` is not available in this version")
         } else {
             format!("{what}: `{}` is not one of the known words", shorten(text))
         };
         let hint = match nearest(text, &valid).filter(|_| !not_yet) {
             Some(near) => format!("did you mean `{near}`?"),
             // The other spellings are those of client configuration files.
-            None if key == "type" => "write `stdio` or `http`, or leave it out".to_owned(),
+            None if key == "type" => "write `stdio`, `http`, `sse` or `ws`, or leave it out".to_owned(),
             None => format!("write {}", listed(&valid)),
         };
         self.wrong(node, message, hint);

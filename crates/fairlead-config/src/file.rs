@@ -2,7 +2,9 @@
 //! is made from them, files are checked against that schema, and then read into them. What the
 //! program uses is [`crate::model`].
 
-use crate::leaf::{AddressText, DurationText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText};
+use crate::leaf::{
+    AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText,
+};
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -378,7 +380,8 @@ pub enum LogFormatFile {
     Json,
 }
 
-/// One upstream server: a child process (`command`) or a Streamable HTTP endpoint (`url`).
+/// One upstream server: a child process (`command`), an HTTP or WebSocket endpoint (`url`), a TCP port
+/// (`tcp`) or a Unix socket (`unix`).
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerFile {
@@ -400,7 +403,8 @@ pub struct ServerFile {
     pub cwd: Option<String>,
     /// How long after closing its input the program is told to terminate, and after that is killed.
     pub stop_grace: DurationText,
-    /// URL of a Streamable HTTP endpoint; the protocol era is detected.
+    /// URL of an HTTP endpoint (`http`, `https`), whose transport and protocol era are detected, or of a
+    /// WebSocket endpoint (`ws`, `wss`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
     /// The same as `url`, as some client configuration files call it.
@@ -409,10 +413,21 @@ pub struct ServerFile {
     /// The same as `url`, as some client configuration files call it.
     #[serde(rename = "httpUrl", skip_serializing_if = "Option::is_none")]
     pub http_url: Option<UrlText>,
-    /// Headers added to every request. Values are never shown.
+    /// Host and port of a server that takes newline-delimited JSON-RPC over TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<HostPortText>,
+    /// Path of a Unix socket: of a server that takes newline-delimited JSON-RPC, or together with `url`
+    /// of one that speaks HTTP there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix: Option<String>,
+    /// Headers added to every request (of a WebSocket, to its handshake). Values are never shown.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, SecretText>,
-    /// The transport, as client configuration files name it; it follows from `command` or `url`.
+    /// Which HTTP transport to speak instead of detecting it: Streamable HTTP, or the HTTP+SSE of 2024-11-05.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportFile>,
+    /// The transport, as client configuration files name it; it follows from the other keys, except that
+    /// `sse` is the same as `transport: sse`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<TypeFile>,
     /// When it is started: once to learn its catalog and then by the first call, or with the gateway.
@@ -459,7 +474,10 @@ impl Default for ServerFile {
             url: None,
             server_url: None,
             http_url: None,
+            tcp: None,
+            unix: None,
             headers: IndexMap::new(),
+            transport: None,
             kind: None,
             start: StartFile::Lazy,
             share: ShareFile::Auto,
@@ -492,6 +510,22 @@ pub enum TypeFile {
     StreamableHttpCamel,
     #[serde(rename = "streamable_http")]
     StreamableHttpSnake,
+    #[serde(rename = "sse")]
+    Sse,
+    #[serde(rename = "ws")]
+    Ws,
+    #[serde(rename = "websocket")]
+    WebSocket,
+}
+
+/// One of the two HTTP transports.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum TransportFile {
+    #[serde(rename = "streamable-http")]
+    StreamableHttp,
+    #[serde(rename = "sse")]
+    Sse,
 }
 
 /// When a server is started.

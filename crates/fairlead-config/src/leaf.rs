@@ -1,7 +1,7 @@
 //! The texts of a configuration that mean something: durations, sizes, addresses, patterns. Each
 //! has one reader, used when the file is checked (for an error with a place) and when it is read.
 
-use crate::{Glob, Secret, Url, UrlError};
+use crate::{Glob, HostPort, Secret, Url, UrlError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
@@ -35,6 +35,7 @@ pub(crate) fn check(kind: &str, text: &str) -> Result<(), Misfit> {
         "address" => address(text).map(drop),
         "pattern" => glob(text).map(drop),
         "url" => url(text).map(drop),
+        "host_port" => host_port(text).map(drop),
         _ => Ok(()),
     }
 }
@@ -114,14 +115,23 @@ fn url(text: &str) -> Result<Url, Misfit> {
             UrlError::UserInfo => {
                 "send credentials in `headers`, for example `Authorization: \"Basic ${env:CREDENTIALS}\"`"
             }
-            UrlError::Scheme if text.starts_with("ws://") || text.starts_with("wss://") => {
-                "WebSocket is not available in this version"
-            }
+            UrlError::Scheme if text.starts_with("tcp://") => "write `tcp: host:port` for a server on a TCP port",
+            UrlError::Scheme if text.starts_with("unix:") => "write `unix: /path` for a server on a Unix socket",
             UrlError::Fragment => "remove it, or write `%23` if the path contains a `#`",
             _ => "write it in full, for example `https://crm.example.com/mcp`",
         };
         Misfit { message: error.to_string().into(), hint: hint.into() }
     })
+}
+
+fn host_port(text: &str) -> Result<HostPort, Misfit> {
+    let hint = if text.contains("://") {
+        "write the host and the port alone, for example `10.0.0.9:7000`"
+    } else {
+        "write a host and a port, for example `10.0.0.9:7000` or `[::1]:7000`"
+    };
+    HostPort::parse(text)
+        .ok_or_else(|| Misfit { message: "this is not an address to connect to".into(), hint: hint.into() })
 }
 
 macro_rules! leaf {
@@ -195,7 +205,13 @@ leaf! {
 }
 
 leaf! {
-    /// An absolute `http` or `https` URL.
+    /// A host name or IP address and a port to connect to.
+    HostPortText(HostPort) "host_port" host_port, ToString::to_string,
+    json_schema!({ "examples": ["10.0.0.9:7000"] })
+}
+
+leaf! {
+    /// An absolute `http`, `https`, `ws` or `wss` URL.
     UrlText(Url) "url" url, ToString::to_string,
     json_schema!({ "examples": ["https://crm.example.com/mcp"] })
 }

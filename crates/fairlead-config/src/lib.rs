@@ -29,8 +29,8 @@ pub use file::{ConfigFile, schema};
 pub use glob::{Glob, GlobError};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{
-    Admin, Bridge, Catalog, Config, Connections, Filter, Http, Listen, Log, LogFormat, Names, Park, ResourceUris,
-    Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport, Url, UrlError,
+    Admin, Bridge, Catalog, Config, Connections, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,
+    ResourceUris, Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport, Url, UrlError, WebSocket,
 };
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;

@@ -268,8 +268,38 @@ pub struct Connections {
 pub enum Transport {
     /// A child process on its standard streams.
     Stdio(Stdio),
-    /// Streamable HTTP.
+    /// Streamable HTTP, or the HTTP+SSE of 2024-11-05.
     Http(Http),
+    /// WebSocket, one message per text frame.
+    WebSocket(WebSocket),
+    /// A TCP connection, one message per line.
+    Tcp(HostPort),
+    /// A Unix socket, one message per line.
+    Unix(PathBuf),
+}
+
+impl Transport {
+    /// How people call it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Transport::Stdio(_) => "stdio",
+            Transport::Http(Http { kind: HttpKind::Sse, .. }) => "sse",
+            Transport::Http(_) => "http",
+            Transport::WebSocket(_) => "websocket",
+            Transport::Tcp(_) => "tcp",
+            Transport::Unix(_) => "unix",
+        }
+    }
+
+    /// Whether the server's certificate is checked when it is connected to.
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        match self {
+            Transport::Http(Http { url, .. }) | Transport::WebSocket(WebSocket { url, .. }) => url.is_tls(),
+            Transport::Stdio(_) | Transport::Tcp(_) | Transport::Unix(_) => false,
+        }
+    }
 }
 
 /// A child process.
@@ -303,14 +333,73 @@ impl fmt::Debug for Stdio {
 /// A server reached over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
-    /// The MCP endpoint.
+    /// The MCP endpoint, `http` or `https`.
     pub url: Url,
     /// Headers added to every request, in order.
     pub headers: Vec<(http::HeaderName, Secret)>,
+    /// Which of the two HTTP transports it speaks.
+    pub kind: HttpKind,
+    /// The Unix socket it listens on, instead of the URL's host and port.
+    pub socket: Option<PathBuf>,
 }
 
-/// An absolute `http` or `https` URL without user information or fragment. `Debug` and `Display`
-/// hide the query: people put keys there.
+/// Which of the two HTTP transports a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpKind {
+    /// Streamable HTTP, or HTTP+SSE when it refuses that.
+    Detect,
+    /// Streamable HTTP and nothing else.
+    Streamable,
+    /// The HTTP+SSE of 2024-11-05.
+    Sse,
+}
+
+/// A server reached over WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// The endpoint, `ws` or `wss`.
+    pub url: Url,
+    /// Headers of the handshake, in order.
+    pub headers: Vec<(http::HeaderName, Secret)>,
+}
+
+/// A host and a port to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name or an IP address; an IPv6 address without its brackets.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Reads `host:port`, `[IPv6]:port` included.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().ok().map(|_| inner)?,
+            None => host,
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let good = !host.is_empty() && (host.chars().all(is_name) || text.starts_with('['));
+        good.then(|| Self { host: host.into(), port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// An absolute `http`, `https`, `ws` or `wss` URL without user information or fragment. `Debug` and
+/// `Display` hide the query: people put keys there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     uri: http::Uri,
@@ -323,8 +412,8 @@ pub enum UrlError {
     /// Not a URL at all.
     #[error("this is not a URL")]
     Malformed,
-    /// The scheme is not `http` or `https`.
-    #[error("the URL must begin with `http://` or `https://`")]
+    /// The scheme is none that a server is reached by.
+    #[error("the URL must begin with `http://`, `https://`, `ws://` or `wss://`")]
     Scheme,
     /// There is no host.
     #[error("the URL names no host")]
@@ -350,7 +439,7 @@ impl Url {
             return Err(UrlError::Fragment);
         }
         let uri: http::Uri = text.parse().map_err(|_| UrlError::Malformed)?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        if !matches!(uri.scheme_str(), Some("http" | "https" | "ws" | "wss")) {
             return Err(UrlError::Scheme);
         }
         let authority = uri.authority().ok_or(UrlError::Host)?;
@@ -368,10 +457,16 @@ impl Url {
         Ok(Self { text: uri.to_string().into(), uri })
     }
 
-    /// Whether it is `https`.
+    /// Whether it is `https` or `wss`.
     #[must_use]
-    pub fn https(&self) -> bool {
-        self.uri.scheme_str() == Some("https")
+    pub fn is_tls(&self) -> bool {
+        matches!(self.uri.scheme_str(), Some("https" | "wss"))
+    }
+
+    /// Whether it is `ws` or `wss`.
+    #[must_use]
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.uri.scheme_str(), Some("ws" | "wss"))
     }
 
     /// The host: a name, an IPv4 address, or an IPv6 address in brackets.
@@ -383,7 +478,7 @@ impl Url {
     /// The port, that of the scheme if none is written.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.uri.port_u16().unwrap_or(if self.https() { 443 } else { 80 })
+        self.uri.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
     }
 
     /// What goes into the request line.
@@ -464,7 +559,7 @@ impl Toolset {
 }
 
 impl Server {
-    /// A digest of what the server *is*: command, arguments and working directory, or URL. Headers,
+    /// A digest of what the server *is*: command, arguments and working directory, or URL or address. Headers,
     /// environment and tuning have no part in it, so it stays while those change. 16 hexadecimal
     /// digits (FNV-1a, 64 bits), the same in every build; not a secure hash.
     #[must_use]
@@ -483,6 +578,21 @@ impl Server {
             Transport::Http(http) => {
                 digest.part("http");
                 digest.part(http.url.as_str());
+                if let Some(socket) = &http.socket {
+                    digest.part(&socket.to_string_lossy());
+                }
+            }
+            Transport::WebSocket(socket) => {
+                digest.part("websocket");
+                digest.part(socket.url.as_str());
+            }
+            Transport::Tcp(address) => {
+                digest.part("tcp");
+                digest.part(&address.to_string());
+            }
+            Transport::Unix(path) => {
+                digest.part("unix");
+                digest.part(&path.to_string_lossy());
             }
         }
         format!("{:016x}", digest.0)

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
-use fairlead_config::{Config, LogFormat, Problems, Server, Share, Start, Transport, diff, load, parse_str};
+use fairlead_config::{Config, HttpKind, LogFormat, Problems, Server, Share, Start, Transport, diff, load, parse_str};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -420,4 +420,27 @@ fn secrets_are_not_shown() {
     let shown = format!("{config:?} {config:#?} {}", http(&config, "b").url);
     assert!(!shown.contains("s3cret"), "{shown}");
     assert_eq!(stdio(&config, "a").env[0].1.to_string(), "***");
+}
+
+#[test]
+fn every_way_to_a_server() {
+    let config = yaml(
+        "servers:\n  p: { command: cat }\n  h: { url: http://x/mcp }\n  s: { url: http://x/sse, transport: sse }\n  \
+         t: { url: http://x/sse, type: sse }\n  n: { url: http://x/mcp, transport: streamable-http }\n  \
+         w: { url: wss://x/mcp, headers: { A: b } }\n  v: { url: ws://x/mcp, type: ws }\n  \
+         c: { tcp: '[::1]:7000' }\n  u: { unix: run/x.sock }\n  k: { url: http://localhost/mcp, unix: /run/k.sock }\n",
+    );
+    let words: Vec<_> = config.servers.values().map(|server| server.transport.word()).collect();
+    assert_eq!(words, ["stdio", "http", "sse", "sse", "http", "websocket", "websocket", "tcp", "unix", "http"]);
+    let kinds = ["h", "s", "t", "n", "k"].map(|name| http(&config, name).kind);
+    assert_eq!(kinds, [HttpKind::Detect, HttpKind::Sse, HttpKind::Sse, HttpKind::Streamable, HttpKind::Detect]);
+    assert_eq!(http(&config, "k").socket.as_deref(), Some(Path::new("/run/k.sock")));
+    let Transport::WebSocket(socket) = &server(&config, "w").transport else { panic!("no WebSocket") };
+    assert_eq!((socket.url.is_tls(), socket.url.port(), socket.headers.len()), (true, 443, 1));
+    let Transport::Tcp(address) = &server(&config, "c").transport else { panic!("no TCP") };
+    assert_eq!((&*address.host, address.port, address.to_string().as_str()), ("::1", 7000, "[::1]:7000"));
+    let Transport::Unix(path) = &server(&config, "u").transport else { panic!("no Unix socket") };
+    assert!(path.ends_with("run/x.sock") && path.is_absolute());
+    let identities: std::collections::HashSet<_> = config.servers.values().map(|server| server.identity()).collect();
+    assert_eq!(identities.len(), 8, "each is another server, but for the transport of one URL");
 }

@@ -76,8 +76,6 @@ fn later_versions() {
 limits: off
 servers:
   a: { command: cat, instances: [], balance: peak_ewma }
-  b: { tcp: 10.0.0.9:7000 }
-  c: { url: http://x/sse, transport: sse }
 toolsets:
   t: { mode: search }
 "), @r"
@@ -87,11 +85,7 @@ toolsets:
       hint: remove it; `fairlead schema` lists what there is
     f.yaml:4:37: `balance` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
-    f.yaml:5:8: `tcp` is not available in this version
-      hint: remove it; `fairlead schema` lists what there is
-    f.yaml:6:27: `transport` is not available in this version
-      hint: remove it; `fairlead schema` lists what there is
-    f.yaml:8:14: `toolsets.t.mode`: `search` is not available in this version
+    f.yaml:6:14: `toolsets.t.mode`: `search` is not available in this version
       hint: write `full`
     ");
 }
@@ -311,8 +305,8 @@ fn no_transport() {
 servers:
   a: { start: eager }
 "), @r"
-    f.yaml:3:3: the server `a` has neither `command` nor `url`
-      hint: write `command: ...` for a child process, or `url: ...` for a Streamable HTTP endpoint
+    f.yaml:3:3: the server `a` has none of `command`, `url`, `tcp` and `unix`
+      hint: write `command: ...` for a child process, `url: ...` for an HTTP or WebSocket endpoint, `tcp: host:port` or `unix: /path`
     ");
 }
 
@@ -331,22 +325,83 @@ servers:
 fn types() {
     assert_snapshot!(problems("f.yaml", r"
 servers:
-  a: { type: sse, url: http://x/sse }
+  a: { type: sse, command: cat }
   b: { type: http, command: cat }
   c: { type: stdio, url: http://x/mcp }
-  d: { type: ws, url: ws://x/mcp }
+  d: { type: ws, url: http://x/mcp }
+  e: { type: http, url: ws://x/mcp }
+  f: { type: stdio, tcp: x:1 }
+  g: { type: grpc, url: http://x/mcp }
+  h: { type: sse, url: http://x/sse, transport: streamable-http }
 "), @r"
-    f.yaml:3:14: `servers.a.type`: the transport `sse` is not available in this version
-      hint: write `stdio` or `http`, or leave it out
+    f.yaml:3:14: the `type` is of an HTTP server, but there is a `command`
+      hint: remove `type`
     f.yaml:4:14: the `type` is of an HTTP server, but there is a `command`
       hint: remove `type`
-    f.yaml:5:14: the `type` is `stdio`, but there is a `url`
+    f.yaml:5:14: the `type` is of a child process, but there is a `url`
       hint: remove `type`
-    f.yaml:6:14: `servers.d.type`: the transport `ws` is not available in this version
-      hint: write `stdio` or `http`, or leave it out
-    f.yaml:6:23: `servers.d.url`: the URL must begin with `http://` or `https://`
-      hint: WebSocket is not available in this version
+    f.yaml:6:14: the `type` is of a WebSocket server, but there is a `url`
+      hint: remove `type`
+    f.yaml:7:14: the `type` is of an HTTP server, but there is a `ws:// URL`
+      hint: remove `type`
+    f.yaml:8:14: the `type` is of a child process, but there is a `tcp`
+      hint: remove `type`
+    f.yaml:9:14: `servers.g.type`: `grpc` is not one of the known words
+      hint: write `stdio`, `http`, `sse` or `ws`, or leave it out
+    f.yaml:10:49: the `type` says `sse`
+      hint: keep one of the two
     ");
+}
+
+#[test]
+fn ways_to_a_server() {
+    assert_snapshot!(problems("f.yaml", r"
+servers:
+  a: { tcp: 10.0.0.9 }
+  b: { tcp: tcp://10.0.0.9:7000 }
+  c: { tcp: x:1, unix: /run/x.sock }
+  d: { command: cat, unix: /run/x.sock }
+  e: { unix: /run/x.sock, transport: sse }
+  f: { url: ws://x/mcp, transport: sse }
+  g: { url: https://x/mcp, unix: /run/x.sock }
+  h: { url: ftp://x/mcp }
+  i: { url: tcp://x:1 }
+  j: { url: http://x/mcp, transport: stdio }
+  k: { tcp: x:1, headers: { A: hunter2 }, args: [x] }
+  l: { url: wss://hunter2@x/mcp }
+  m: { unix: '' }
+  n: { url: ws://x/mcp, tcp: x:1 }
+"), @r#"
+    f.yaml:3:13: `servers.a.tcp`: this is not an address to connect to (`10.0.0.9`)
+      hint: write a host and a port, for example `10.0.0.9:7000` or `[::1]:7000`
+    f.yaml:4:13: `servers.b.tcp`: this is not an address to connect to (`tcp://10.0.0.9:7000`)
+      hint: write the host and the port alone, for example `10.0.0.9:7000`
+    f.yaml:5:18: the server has both `tcp` and `unix`
+      hint: remove one of the two; in a later layer, `tcp: null` removes the one below
+    f.yaml:6:22: the server has both `command` and `unix`
+      hint: remove one of the two; in a later layer, `command: null` removes the one below
+    f.yaml:7:27: `transport` is for servers reached over HTTP, and this one has a `unix`
+      hint: remove `transport`
+    f.yaml:8:25: `transport` is for servers reached over HTTP, and this one has a WebSocket URL
+      hint: remove `transport`
+    f.yaml:9:28: on a Unix socket a server is reached by `http://` only
+      hint: write `url: http://localhost/...`, or remove `unix`
+    f.yaml:10:13: `servers.h.url`: the URL must begin with `http://`, `https://`, `ws://` or `wss://`
+      hint: write it in full, for example `https://crm.example.com/mcp`
+    f.yaml:11:13: `servers.i.url`: the URL must begin with `http://`, `https://`, `ws://` or `wss://`
+      hint: write `tcp: host:port` for a server on a TCP port
+    f.yaml:12:38: `servers.j.transport`: `stdio` is not one of the known words
+      hint: write `streamable-http` or `sse`
+    f.yaml:13:18: warning: `headers` has no effect on a server with a `tcp`
+      hint: remove it
+    f.yaml:13:43: warning: `args` has no effect on a server with a `tcp`
+      hint: remove it
+    f.yaml:14:13: `servers.l.url`: user names and passwords do not belong into a URL
+      hint: send credentials in `headers`, for example `Authorization: "Basic ${env:CREDENTIALS}"`
+    f.yaml:15:14: this is not a path
+    f.yaml:16:25: the server has both `url` and `tcp`
+      hint: remove one of the two; in a later layer, `url: null` removes the one below
+    "#);
 }
 
 #[test]
@@ -360,9 +415,9 @@ servers:
   e: { url: "http://x/#y" }
   f: { url: "http:///mcp" }
 "#), @r#"
-    f.yaml:3:13: `servers.a.url`: the URL must begin with `http://` or `https://`
+    f.yaml:3:13: `servers.a.url`: the URL must begin with `http://`, `https://`, `ws://` or `wss://`
       hint: write it in full, for example `https://crm.example.com/mcp`
-    f.yaml:4:13: `servers.b.url`: the URL must begin with `http://` or `https://`
+    f.yaml:4:13: `servers.b.url`: the URL must begin with `http://`, `https://`, `ws://` or `wss://`
       hint: write it in full, for example `https://crm.example.com/mcp`
     f.yaml:5:13: `servers.c.url`: user names and passwords do not belong into a URL
       hint: send credentials in `headers`, for example `Authorization: "Basic ${env:CREDENTIALS}"`
@@ -512,7 +567,7 @@ servers:
       hint: write a whole number and one of `ms`, `s`, `m`, `h`, `d`, for example `30s` or `500ms`
     f.yaml:5:16: `log.format`: expected one word, found something else
       hint: write `text` or `json`
-    f.yaml:7:13: `servers.a.url`: the URL must begin with `http://` or `https://`
+    f.yaml:7:13: `servers.a.url`: the URL must begin with `http://`, `https://`, `ws://` or `wss://`
       hint: write it in full, for example `https://crm.example.com/mcp`
     ");
 }

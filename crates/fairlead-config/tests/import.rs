@@ -98,13 +98,14 @@ fn claude_code() {
         url: https://api.example.com/mcp
         headers:
           Authorization: "Bearer ${env:GH_TOKEN}"
-      # legacy is left out: the transport `sse` is not available in this version
+      legacy:
+        url: https://old.example.com/sse
+        transport: sse
     ---
     DIR/project/.mcp.json:1:151: warning: the server `local` is configured more than once
       hint: the one that the client prefers is taken
     DIR/home/.claude.json:5:21: warning: the server `files` is configured more than once
       hint: the one that the client prefers is taken
-    DIR/home/.claude.json:6:31: warning: the server `legacy` is left out: the transport `sse` is not available in this version
     ---
     DIR/project/.mcp.json
     DIR/home/.claude.json
@@ -364,7 +365,7 @@ fn other_files() {
         ),
         (
             "mcp.json",
-            r#"{ "mcpServers": { "a": { "url": "ws://x/mcp" }, "b": { "command": 3, "args": "x" }, "c": 7, "d": {}, "e": { "command": "x", "url": "http://y/" } } }"#,
+            r#"{ "mcpServers": { "a": { "url": "ftp://x/mc" }, "b": { "command": 3, "args": "x" }, "c": 7, "d": {}, "e": { "command": "x", "url": "http://y/" }, "f": { "url": "ws://x/mcp", "type": "ws" } } }"#,
         ),
         ("nothing.json", "{}"),
         ("broken.json", r#"{ "mcpServers": { "a": { "env": { "K": "hunter2" "L": 1 } } } }"#),
@@ -394,14 +395,16 @@ fn other_files() {
     ");
     insta::assert_snapshot!(shown("mcp.json"), @r#"
     servers:
-      # a is left out: its URL is not `http://` or `https://`
+      # a is left out: its URL is none of `http://`, `https://`, `ws://` and `wss://`
       b:
         command: "3"
       # c is left out: it is not a map of settings
       # d is left out: it has neither a command nor a URL
       # e is left out: it has both a command and a URL
+      f:
+        url: ws://x/mcp
     ---
-    DIR/mcp.json:1:24: warning: the server `a` is left out: its URL is not `http://` or `https://`
+    DIR/mcp.json:1:24: warning: the server `a` is left out: its URL is none of `http://`, `https://`, `ws://` and `wss://`
     DIR/mcp.json:1:78: warning: `args` of server `b` is ignored: expected a list, found text
     DIR/mcp.json:1:90: warning: the server `c` is left out: it is not a map of settings
     DIR/mcp.json:1:98: warning: the server `d` is left out: it has neither a command nor a URL

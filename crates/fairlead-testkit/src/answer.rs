@@ -532,7 +532,7 @@ async fn listen(exchange: &Exchange, params: &Value, id: &str) -> Outcome {
 fn same(one: &Outlet, other: &Outlet) -> bool {
     match (one, other) {
         (Outlet::Stream(one), Outlet::Stream(other)) => Arc::ptr_eq(one, other),
-        (Outlet::Lines(_), Outlet::Lines(_)) => true,
+        (Outlet::Lines(one), Outlet::Lines(other)) => one.same_channel(other),
         _ => false,
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
+    conversation::Conversation,
     received::Recorder,
     script::Script,
     session::{Outlet, Session},
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     /// How often a URL was required.
     pub(crate) urls_required: AtomicU64,
     pub(crate) tasks: Tasks,
+    /// Those whose messages come by themselves (HTTP+SSE), by session.
+    conversations: Mutex<HashMap<String, Arc<Conversation>>>,
     work: Mutex<JoinSet<()>>,
 }
 
@@ -60,6 +63,7 @@ impl Core {
             calls_finished: AtomicU64::new(0),
             urls_required: AtomicU64::new(0),
             tasks: Tasks::default(),
+            conversations: Mutex::default(),
             work: Mutex::default(),
         }
     }
@@ -90,6 +94,21 @@ impl Core {
 
     pub(crate) fn forget_sessions(&self) {
         self.sessions.lock().expect("invariant: nobody panics while holding the sessions").clear();
+        self.conversations.lock().expect("invariant: nobody panics while holding the conversations").clear();
+    }
+
+    pub(crate) fn keep_conversation(&self, conversation: &Arc<Conversation>) {
+        let mut all = self.conversations.lock().expect("invariant: nobody panics while holding the conversations");
+        all.insert(conversation.session.id.clone(), Arc::clone(conversation));
+    }
+
+    pub(crate) fn conversation(&self, session: &str) -> Option<Arc<Conversation>> {
+        let all = self.conversations.lock().expect("invariant: nobody panics while holding the conversations");
+        all.get(session).cloned()
+    }
+
+    pub(crate) fn end_conversation(&self, session: &str) {
+        self.conversations.lock().expect("invariant: nobody panics while holding the conversations").remove(session);
     }
 
     pub(crate) fn open_session(&self, session: Arc<Session>) {

@@ -1,7 +1,8 @@
 //! Scripted servers, rude clients and a TCP fault proxy for the tests.
 //!
 //! * [`ScriptedServer`] does what its [`Script`] says over Streamable HTTP, in either era: pages, delays, silence,
-//!   garbage, questions in mid-call, forgotten sessions, restarts. It records everything it was sent. The binary
+//!   garbage, questions in mid-call, forgotten sessions, restarts. It records everything it was sent. The same port
+//!   has HTTP+SSE and WebSocket on other paths, and other [`Door`]s take lines over TCP and Unix sockets. The binary
 //!   `scripted SCRIPT.json` does the same on stdin and stdout, and can be stubborn.
 //! * [`McpClient`] says exactly what it is told to, vanishes when asked to, and returns every byte.
 //! * [`AnyClient`] says the same over Streamable HTTP, HTTP+SSE and WebSocket; [`WebSocket`] is one end of the last.
@@ -15,6 +16,7 @@ mod answer;
 mod any_client;
 mod call;
 mod client;
+mod conversation;
 mod core;
 mod fault;
 mod received;
@@ -33,7 +35,7 @@ pub use self::{
     fault::{FaultProxy, Faults},
     received::Received,
     rounds::Round,
-    script::{Answers, Finish, Garbage, Hang, Question, Script, StdioScript, Step, ToolScript, Via},
-    server::ScriptedServer,
+    script::{Answers, DoorScript, Finish, Garbage, Hang, Question, Script, StdioScript, Step, ToolScript, Via},
+    server::{Door, ScriptedServer},
     web_socket::{Said, WebSocket},
 };

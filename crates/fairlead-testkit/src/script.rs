@@ -72,8 +72,10 @@ pub struct Script {
     /// Whether calls run as tasks: in revision 2025-11-25 those with a `task` member, in 2026-07-28 those of tools
     /// that say so.
     pub tasks: bool,
-    /// What only matters over stdio.
+    /// What only matters over stdio; `noise` and `exit_after` also where there is one connection per client.
     pub stdio: StdioScript,
+    /// What only matters over HTTP+SSE, WebSocket and sockets.
+    pub door: DoorScript,
 }
 
 impl Default for Script {
@@ -108,6 +110,7 @@ impl Default for Script {
             unwatchable: Vec::new(),
             tasks: false,
             stdio: StdioScript::default(),
+            door: DoorScript::default(),
         }
     }
 }
@@ -258,6 +261,12 @@ impl Script {
     /// Sets what matters over stdio.
     pub fn stdio(mut self, stdio: StdioScript) -> Self {
         self.stdio = stdio;
+        self
+    }
+
+    /// Sets what matters over HTTP+SSE, WebSocket and sockets.
+    pub fn door(mut self, door: DoorScript) -> Self {
+        self.door = door;
         self
     }
 
@@ -647,4 +656,20 @@ pub struct StdioScript {
     pub exit_at_start: Option<i32>,
     /// Exits with code 1 after that many requests.
     pub exit_after: Option<u64>,
+}
+
+/// What only matters over HTTP+SSE, WebSocket and sockets.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorScript {
+    /// Accepts connections and never reads what is sent on them.
+    pub deaf: bool,
+    /// What the `endpoint` event of HTTP+SSE says instead of the truth.
+    pub endpoint: Option<String>,
+    /// The stream of HTTP+SSE begins without an `endpoint` event.
+    pub no_endpoint: bool,
+    /// Sends binary frames instead of text frames.
+    pub binary: bool,
+    /// Picks no WebSocket subprotocol.
+    pub no_subprotocol: bool,
 }

@@ -1,9 +1,14 @@
-//! A scripted server over Streamable HTTP, on a port of its own.
+//! A scripted server on a port (or Unix socket) of its own.
 
 mod http;
+mod lines;
+mod sse;
+mod websocket;
 
 use std::{
+    io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -15,7 +20,8 @@ use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     task::{JoinHandle, JoinSet},
 };
 
@@ -25,6 +31,57 @@ use crate::{core::Core, received::Received, script::Script};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long a restart waits for its port.
 const BIND_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a scripted server listens on, and what it expects there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Door {
+    /// HTTP on a TCP port: Streamable HTTP on `/mcp`, HTTP+SSE on `/sse`, WebSocket on `/ws`.
+    Http,
+    /// Lines on a TCP port.
+    Tcp,
+    /// Lines on this Unix socket.
+    Unix(PathBuf),
+    /// HTTP on this Unix socket.
+    HttpUnix(PathBuf),
+}
+
+impl Door {
+    async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        match self {
+            Self::Http | Self::Tcp => TcpListener::bind(address).await.map(Listener::Tcp),
+            Self::Unix(path) | Self::HttpUnix(path) => {
+                std::fs::remove_file(path).ok();
+                UnixListener::bind(path).map(Listener::Unix)
+            }
+        }
+    }
+
+    fn takes_lines(&self) -> bool {
+        matches!(self, Self::Tcp | Self::Unix(_))
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true).ok();
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
 
 /// Connections of a server, shared with its accept loop.
 #[derive(Default)]
@@ -45,6 +102,7 @@ impl Drop for Counted {
 /// A server that does what its [`Script`] says. Dropping it ends everything it runs.
 pub struct ScriptedServer {
     core: Arc<Core>,
+    door: Door,
     address: SocketAddr,
     connections: Arc<Connections>,
     running: Option<JoinHandle<()>>,
@@ -64,25 +122,60 @@ impl ScriptedServer {
     /// # Errors
     /// When no port can be had.
     pub async fn try_start(script: Script) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
-        let address = listener.local_addr().context("the listener has no address")?;
-        let mut server =
-            Self { core: Arc::new(Core::new(script)), address, connections: Arc::default(), running: None };
+        Self::try_start_at(Door::Http, script).await
+    }
+
+    /// Starts behind another door than HTTP on a port.
+    ///
+    /// # Panics
+    /// When it cannot be listened there.
+    pub async fn start_at(door: Door, script: Script) -> Self {
+        Self::try_start_at(door, script).await.expect("invariant: a test names a place it can listen on")
+    }
+
+    async fn try_start_at(door: Door, script: Script) -> anyhow::Result<Self> {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = door.listen(anywhere).await.context("cannot listen")?;
+        let address = match &listener {
+            Listener::Tcp(listener) => listener.local_addr().context("the listener has no address")?,
+            Listener::Unix(_) => anywhere,
+        };
+        let core = Arc::new(Core::new(script));
+        let mut server = Self { core, door, address, connections: Arc::default(), running: None };
         server.run(listener);
         Ok(server)
     }
 
-    fn run(&mut self, listener: TcpListener) {
+    fn run(&mut self, listener: Listener) {
         let core = Arc::clone(&self.core);
         let connections = Arc::clone(&self.connections);
+        let takes_lines = self.door.takes_lines();
         self.running = Some(tokio::spawn(async move {
-            tokio::join!(accept(listener, &core, &connections), core.keep_changing());
+            tokio::join!(accept(listener, &core, &connections, takes_lines), core.keep_changing());
         }));
     }
 
     /// The MCP endpoint.
     pub fn url(&self) -> String {
         format!("http://{}/mcp", self.address)
+    }
+
+    /// The endpoint of the HTTP+SSE transport.
+    pub fn sse_url(&self) -> String {
+        format!("http://{}/sse", self.address)
+    }
+
+    /// The WebSocket endpoint.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/ws", self.address)
+    }
+
+    /// The Unix socket it listens on, where it does.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.door {
+            Door::Unix(path) | Door::HttpUnix(path) => Some(path),
+            Door::Http | Door::Tcp => None,
+        }
     }
 
     /// Where the server listens.
@@ -193,7 +286,7 @@ impl ScriptedServer {
         }
         let deadline = tokio::time::Instant::now() + BIND_LIMIT;
         loop {
-            match TcpListener::bind(self.address).await {
+            match self.door.listen(self.address).await {
                 Ok(listener) => {
                     self.run(listener);
                     return Ok(());
@@ -225,25 +318,28 @@ impl Drop for ScriptedServer {
     }
 }
 
-async fn accept(listener: TcpListener, core: &Arc<Core>, connections: &Arc<Connections>) {
+async fn accept(listener: Listener, core: &Arc<Core>, connections: &Arc<Connections>, takes_lines: bool) {
     let mut serving = JoinSet::new();
     loop {
         while serving.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let number = connections.accepted.fetch_add(1, Ordering::Relaxed) + 1;
                 connections.open.fetch_add(1, Ordering::Relaxed);
                 let counted = Counted(Arc::clone(connections));
-                serving.spawn(serve(stream, Arc::clone(core), number, counted));
+                serving.spawn(serve(stream, Arc::clone(core), number, counted, takes_lines));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn serve(stream: TcpStream, core: Arc<Core>, number: u64, _counted: Counted) {
-    stream.set_nodelay(true).ok();
+async fn serve(stream: Box<dyn Stream>, core: Arc<Core>, number: u64, _counted: Counted, takes_lines: bool) {
+    if takes_lines {
+        return lines::serve(stream, core, number).await;
+    }
     let service = hyper::service::service_fn(move |request| http::handle(Arc::clone(&core), number, request));
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     // Connections end in every possible way here; that is what the server is for.
-    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+    connection.with_upgrades().await.ok();
 }

@@ -4,7 +4,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,14 +17,11 @@ use tokio::{
 };
 
 use crate::{
-    answer::{self, Ended, Exchange, Incoming, error_frame},
+    conversation::{Conversation, PENDING},
     core::{Core, NEVER},
-    script::{Script, is_modern_version},
-    session::{Outlet, Session},
+    script::Script,
 };
 
-/// Lines waiting for stdout.
-const PENDING_LINES: usize = 1_024;
 /// How long stdout may take for the rest after stdin was closed.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// The argument that makes the binary a grandchild.
@@ -61,7 +58,7 @@ pub async fn serve(script: Script) -> anyhow::Result<()> {
         note_pid(stdio.pids.as_deref(), child.id())?;
         grandchildren.push(child);
     }
-    let (lines, written) = mpsc::channel(PENDING_LINES);
+    let (lines, written) = mpsc::channel(PENDING);
     let writer = tokio::spawn(write(written, stdio.noise.clone()));
     let core = Arc::new(Core::new(script));
     let changing = Arc::clone(&core);
@@ -130,80 +127,14 @@ async fn read(
     record: Option<&Path>,
     exit_after: Option<u64>,
 ) -> anyhow::Result<()> {
-    let session = Arc::new(Session::new("stdio".to_owned(), Outlet::Lines(lines.clone())));
-    core.open_session(Arc::clone(&session));
+    let conversation = Conversation::begin(core, "stdio", lines, exit_after, || std::process::exit(1));
     let started = Instant::now();
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = input.next_line().await.context("stdin cannot be read")? {
         if let Some(record) = record {
             append(record, &json!({"at_ms": started.elapsed().as_millis() as u64, "line": line}).to_string())?;
         }
-        let Ok(incoming) = serde_json::from_str::<Incoming>(&line) else {
-            // A full channel means that the client does not read; it gets no error either.
-            lines.try_send(error_frame("null", &(-32700, "the line is not JSON-RPC".to_owned(), None))).ok();
-            continue;
-        };
-        take(core, &session, incoming, &lines, exit_after);
+        conversation.take(line.as_bytes());
     }
     Ok(())
-}
-
-fn take(
-    core: &Arc<Core>,
-    session: &Arc<Session>,
-    incoming: Incoming,
-    lines: &mpsc::Sender<String>,
-    exit_after: Option<u64>,
-) {
-    let params = incoming.params();
-    if incoming.method.is_none() {
-        if let Some((id, answer)) = incoming.as_answer() {
-            session.answer(&id, answer);
-        }
-        return;
-    }
-    if incoming.id.is_none() {
-        if incoming.method.as_deref() == Some("notifications/cancelled") {
-            session.cancel(&params["requestId"].to_string());
-        }
-        return;
-    }
-    if exit_after.is_some_and(|limit| session.requests.fetch_add(1, Ordering::Relaxed) >= limit) {
-        std::process::exit(1);
-    }
-    let script = core.script();
-    let version = params["_meta"]["io.modelcontextprotocol/protocolVersion"].as_str();
-    let modern = version.is_some_and(is_modern_version) || !script.is_legacy();
-    if let Some(refusal) = refuse(&script, modern, version, incoming.method.as_deref()) {
-        lines.try_send(error_frame(incoming.id(), &refusal)).ok();
-        return;
-    }
-    let exchange = Exchange {
-        core: Arc::clone(core),
-        session: Arc::clone(session),
-        outlet: Outlet::Lines(lines.clone()),
-        modern,
-        task: None,
-    };
-    core.spawn(async move {
-        if answer::serve(&exchange, &incoming).await == Ended::Die {
-            std::process::exit(1);
-        }
-    });
-}
-
-/// What a server of one era says to a request of the other.
-fn refuse(script: &Script, modern: bool, version: Option<&str>, method: Option<&str>) -> Option<answer::Refusal> {
-    match (modern, version) {
-        (true, _) if !script.is_modern() => Some((-32601, "Method not found".to_owned(), None)),
-        (true, None) => Some((-32602, "request _meta is missing required fields".to_owned(), None)),
-        (true, Some(version)) if !script.versions.iter().any(|known| known == version) => {
-            let data = json!({"supported": script.versions, "requested": version});
-            Some((-32022, "unsupported protocol version".to_owned(), Some(data)))
-        }
-        (true, Some(_)) if method == Some("initialize") => {
-            Some((-32601, "there is no method `initialize`".to_owned(), None))
-        }
-        _ => None,
-    }
 }

@@ -4,7 +4,7 @@ use crate::{
     event::LinkEvent,
     handle::Lease,
     http_client::Worker,
-    link::{Link, Wire, http::HttpExchange, stdio::StdioExchange},
+    link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange},
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -94,7 +94,7 @@ pub enum Item {
 #[derive(Debug)]
 pub(crate) enum WireExchange {
     Http(HttpExchange),
-    Stdio(StdioExchange),
+    Duplex(DuplexExchange),
 }
 
 impl WireExchange {
@@ -102,7 +102,7 @@ impl WireExchange {
     pub(crate) async fn next(&mut self) -> Result<Option<Item>, UpstreamError> {
         match self {
             WireExchange::Http(exchange) => exchange.next().await,
-            WireExchange::Stdio(exchange) => exchange.next().await.map(Some),
+            WireExchange::Duplex(exchange) => exchange.next().await.map(Some),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Drop for OnLink {
     }
 }
 
-/// An exchange about to begin: over HTTP it has begun, a process may have to take the line first.
+/// An exchange about to begin: over HTTP it has begun, a process or connection may have to take the message first.
 pub struct Starting(Start);
 
 enum Start {
@@ -244,9 +244,10 @@ impl Exchange {
                 let wire = WireExchange::Http(http.send(worker, prepared));
                 Starting(Start::Begun(on(wire, link)))
             }
-            Wire::Stdio(_) => Starting(Start::Waiting(Box::pin(async move {
-                let wire = link.link.send_line(prepared, deadline).await?;
-                Ok(on(WireExchange::Stdio(wire), link))
+            Wire::Stdio(_) | Wire::Connection(_) => Starting(Start::Waiting(Box::pin(async move {
+                let duplex = link.link.wire.duplex().expect("invariant: all but HTTP are one channel");
+                let wire = link.link.send_over(duplex, prepared, deadline).await?;
+                Ok(on(WireExchange::Duplex(wire), link))
             }))),
         }
     }
@@ -317,7 +318,7 @@ impl Exchange {
     pub fn take_hang_up(&mut self) -> Option<Duration> {
         match &mut self.wire {
             WireExchange::Http(exchange) => exchange.take_hang_up(),
-            WireExchange::Stdio(_) => None,
+            WireExchange::Duplex(_) => None,
         }
     }
 

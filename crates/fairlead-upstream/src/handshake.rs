@@ -4,20 +4,21 @@
 //! a modern server gives settles it, anything else means `initialize`. What was found before is
 //! tried first, so that a legacy server is not asked modern questions at every start.
 
+mod dial;
+
 use crate::{
     catalog::own_meta,
-    exchange::{Item, Prepared, WireExchange},
+    exchange::{Final, Item, Prepared, WireExchange},
     http_client::{HttpClients, Worker},
     link::{
-        Link, LinkKey, Peer, Wire,
-        http::{HttpWire, static_headers},
-        inbound::Inbound,
-        stdio::StdioWire,
+        Link, LinkKey, Peer, Wire, connection::ConnectionWire, http::HttpStatus, inbound::Inbound, stdio::StdioWire,
     },
+    owner::Environment,
 };
-use fairlead_config::{Server, Transport};
+use dial::Spoken;
+use fairlead_config::Server;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_process::{ChildSpec, GuardBinary};
+use fairlead_process::GuardBinary;
 use fairlead_wire::{Era, Field, Frame, Kind, Method, Revision, header, list, message};
 use http::HeaderValue;
 use std::{sync::Arc, time::Duration};
@@ -28,54 +29,40 @@ use tokio::{
 
 /// How long a server may take over the modern question before it is taken for a legacy one.
 const PROBE: Duration = Duration::from_secs(10);
+/// Error codes that only modern servers use: header mismatch, missing capability, unsupported revision.
+const MODERN_REFUSALS: [&str; 3] = ["-32020", "-32021", "-32022"];
 /// How long a server that is told of roots may take to ask for them before its first call.
 const FIRST_QUESTION: Duration = Duration::from_secs(2);
 
 /// What is needed to open links to one server.
 pub(crate) struct Opener {
-    pub(crate) server: Arc<Server>,
-    pub(crate) guard: GuardBinary,
-    pub(crate) clients: Option<HttpClients>,
+    server: Arc<Server>,
+    guard: GuardBinary,
+    clients: Option<HttpClients>,
+    tls: Arc<rustls::ClientConfig>,
     /// Processes it may have at the same time; one that is being stopped still counts.
-    pub(crate) slots: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    spoken: Spoken,
 }
 
 impl Opener {
+    pub(crate) fn new(server: Arc<Server>, clients: Option<HttpClients>, environment: &Environment) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(server.max_sessions)),
+            server,
+            guard: environment.guard.clone(),
+            clients,
+            tls: Arc::clone(&environment.tls),
+            spoken: Spoken::default(),
+        }
+    }
+
     /// Opens a link for `inbound.key`. `hint` is the era to try first; legacy skips the modern question.
     pub(crate) async fn open(&self, inbound: Inbound, hint: Option<Era>) -> Result<Link, UpstreamError> {
         let deadline = Instant::now() + self.server.timeout.start;
         let inbound = Arc::new(inbound);
         let mut opening = Opening { opener: self, inbound, deadline };
         opening.run(hint).await
-    }
-
-    async fn start_wire(&self, inbound: &Arc<Inbound>, deadline: Instant) -> Result<Wire, UpstreamError> {
-        match &self.server.transport {
-            Transport::Stdio(stdio) => {
-                let spec = ChildSpec {
-                    command: stdio.command.clone(),
-                    args: stdio.args.clone(),
-                    env: stdio.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
-                    cwd: stdio.cwd.clone(),
-                    stop_grace: stdio.stop_grace,
-                    guard: self.guard.clone(),
-                };
-                let Ok(Ok(slot)) = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await else {
-                    return Err(UpstreamError::new(
-                        UpstreamErrorKind::AtCapacity,
-                        Outcome::NotMade,
-                        "its earlier processes have not ended yet (`max_sessions`)",
-                    ));
-                };
-                StdioWire::start(&spec, Arc::clone(inbound), self.server.max_message, slot).map(Wire::Stdio)
-            }
-            Transport::Http(http) => {
-                let clients = self.clients.clone().expect("invariant: an HTTP server has HTTP clients");
-                let headers =
-                    static_headers(http.headers.iter().map(|(name, value)| (name, value.expose())), clients.host());
-                Ok(Wire::Http(HttpWire::new(clients, headers, Arc::clone(inbound), self.server.max_message)))
-            }
-        }
     }
 }
 
@@ -95,38 +82,52 @@ enum Probe {
 
 impl Opening<'_> {
     async fn run(&mut self, hint: Option<Era>) -> Result<Link, UpstreamError> {
+        let hint = self.opener.only_era().or(self.pinned().map(Revision::era)).or(hint);
         let mut wire = self.opener.start_wire(&self.inbound, self.deadline).await?;
-        let hint = self.pinned().map(Revision::era).or(hint);
         if hint != Some(Era::Legacy) {
             match self.probe(&wire).await {
                 Ok(Probe::Modern(answer)) => return self.modern(wire, &answer),
                 Ok(Probe::Legacy) => {}
                 Ok(Probe::Broken) => {
-                    close(wire).await;
-                    self.inbound = Arc::new(Inbound::new(
-                        self.inbound.link,
-                        self.inbound.server.clone(),
-                        self.inbound.key.clone(),
-                        self.inbound.events.clone(),
-                    ));
+                    wire.close().await;
+                    self.begin_anew();
                     wire = self.opener.start_wire(&self.inbound, self.deadline).await?;
                 }
                 Err(error) => {
-                    close(wire).await;
+                    wire.close().await;
                     return Err(error);
                 }
             }
         }
-        match self.legacy(&wire).await {
+        let mut greeted = self.legacy(&wire).await;
+        if let Err(error) = &greeted
+            && self.opener.may_be_sse(error, self.pinned())
+        {
+            self.begin_anew();
+            if let Some(sse) = self.opener.try_sse(Arc::clone(&self.inbound), self.deadline).await {
+                wire.close().await;
+                wire = sse;
+                greeted = self.legacy(&wire).await;
+            }
+        }
+        match greeted {
             Ok(peer) => {
+                self.opener.opened_over(&wire);
                 let key = LinkKey { era: Era::Legacy, ..self.inbound.key.clone() };
                 Ok(Link::new(key, Arc::new(peer), wire, Arc::clone(&self.inbound)))
             }
             Err(error) => {
-                close(wire).await;
+                wire.close().await;
                 Err(error)
             }
         }
+    }
+
+    /// Another transport is tried: what the one before noted does not count for it.
+    fn begin_anew(&mut self) {
+        let before = &self.inbound;
+        let (server, key, events) = (before.server.clone(), before.key.clone(), before.events.clone());
+        self.inbound = Arc::new(Inbound::new(before.link, server, key, events));
     }
 
     /// The revision the configuration fixes, if it does.
@@ -142,7 +143,7 @@ impl Opening<'_> {
             (header::MCP_METHOD, HeaderValue::from_static("server/discover")),
         ];
         let answer = match self.ask(wire, 1, Method::Discover, Some(&params), headers, until).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.frame,
             Err(error) => {
                 return match error.kind {
                     UpstreamErrorKind::Unavailable if error.outcome == Outcome::NotMade => Err(error),
@@ -170,6 +171,7 @@ impl Opening<'_> {
         if let Wire::Http(http) = &wire {
             http.settle_on(Revision::V2026_07_28);
         }
+        self.opener.opened_over(&wire);
         let result = answer.raw(Field::Result).unwrap_or("{}");
         let peer = peer_of(Revision::V2026_07_28, result, answer);
         // A modern link serves every caller: nothing of theirs is part of it.
@@ -184,14 +186,18 @@ impl Opening<'_> {
             self.inbound.key.capabilities.to_json(),
             env!("CARGO_PKG_VERSION"),
         );
-        let answer = self.ask(wire, 2, Method::Initialize, Some(&params), Vec::new(), self.deadline).await?;
+        let Final { frame: answer, status } =
+            self.ask(wire, 2, Method::Initialize, Some(&params), Vec::new(), self.deadline).await?;
         if answer.kind() != Kind::Result {
             let said = answer.str(Field::ErrorMessage).unwrap_or_default().chars().take(200).collect::<String>();
-            return Err(UpstreamError::new(
-                UpstreamErrorKind::Garbage,
-                Outcome::NotMade,
-                format!("it refuses to initialize: {said}"),
-            ));
+            let what = format!("it refuses to initialize: {said}");
+            let error = UpstreamError::new(UpstreamErrorKind::Garbage, Outcome::NotMade, what);
+            // A modern server refuses in its own words.
+            let is_modern = answer.raw(Field::ErrorCode).is_some_and(|code| MODERN_REFUSALS.contains(&code));
+            return Err(match status {
+                Some(status) if !is_modern => error.because(HttpStatus(status)),
+                _ => error,
+            });
         }
         let result = answer.raw(Field::Result).unwrap_or("{}");
         let revision = list::string_member(result, "protocolVersion")
@@ -221,8 +227,8 @@ impl Opening<'_> {
                 })?;
                 http.open_stream();
             }
-            Wire::Stdio(stdio) => {
-                stdio.push(ready).await?;
+            Wire::Stdio(_) | Wire::Connection(_) => {
+                wire.push(Worker::CONTROL, ready).await?;
                 if self.inbound.key.capabilities.has_roots() {
                     // A server that follows roots asks for them now, before it answers anything else.
                     let until = self.deadline.min(Instant::now() + FIRST_QUESTION);
@@ -241,7 +247,7 @@ impl Opening<'_> {
         params: Option<&str>,
         headers: Vec<(http::HeaderName, HeaderValue)>,
         until: Instant,
-    ) -> Result<Frame, UpstreamError> {
+    ) -> Result<Final, UpstreamError> {
         let prepared = Prepared {
             id,
             method,
@@ -253,18 +259,17 @@ impl Opening<'_> {
         let asked = async {
             let mut exchange = match wire {
                 Wire::Http(http) => WireExchange::Http(http.send(Worker::CONTROL, prepared)),
-                Wire::Stdio(stdio) => WireExchange::Stdio(stdio.send(prepared).await?),
+                Wire::Stdio(StdioWire { duplex, .. }) | Wire::Connection(ConnectionWire { duplex, .. }) => {
+                    WireExchange::Duplex(duplex.send(prepared).await?)
+                }
             };
             loop {
                 match exchange.next().await? {
-                    Some(Item::Final(answer)) => return Ok(answer.frame),
+                    Some(Item::Final(answer)) => return Ok(answer),
                     Some(Item::Message(question)) if question.kind() == Kind::Request => {
                         let no =
                             message::error(question.id(), -32603, "nobody can be asked during the handshake", None);
-                        match wire {
-                            Wire::Http(http) => http.push(Worker::CONTROL, no).await?,
-                            Wire::Stdio(stdio) => stdio.push(no).await?,
-                        }
+                        wire.push(Worker::CONTROL, no).await?;
                     }
                     Some(Item::Message(_)) | None => {}
                 }
@@ -291,12 +296,5 @@ fn peer_of(revision: Revision, result: &str, answer: &Frame) -> Peer {
         server_info,
         instructions: list::string_member(result, "instructions").map(|text| text.into_owned().into_boxed_str()),
         answer: result.into(),
-    }
-}
-
-async fn close(wire: Wire) {
-    match &wire {
-        Wire::Http(http) => http.close().await,
-        Wire::Stdio(stdio) => stdio.close().await,
     }
 }

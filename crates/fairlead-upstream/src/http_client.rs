@@ -1,6 +1,8 @@
 //! Pooled HTTP clients for the data plane: one hyper client per worker thread, so that a connection
 //! is driven by the runtime that uses it and no call crosses threads.
 
+mod reach;
+
 use bytes::Bytes;
 use fairlead_config::Connections;
 use http::{
@@ -8,20 +10,14 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 use http_body_util::Full;
-use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use reach::Reach;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
-use tower_service::Service;
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 /// Which worker runtime is asking. Workers are numbered from 0; the control runtime comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,33 +48,6 @@ pub fn tls_config(any_https: bool) -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
-/// Connects to the one server its client is for.
-///
-/// A client's pool looks its connections up by the scheme and authority of each request, hashed byte
-/// by byte, and makes a `Host` header of them each time. Here there is one server per client, so
-/// over plain HTTP requests are addressed to a name of one letter, the header is made once, and the
-/// real address is known to this connector alone. Over TLS the address is part of the protocol and
-/// stays what it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Reach {
-    connector: HttpsConnector<HttpConnector>,
-    server: Uri,
-}
-
-impl Service<Uri> for Reach {
-    type Response = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
-    type Error = <HttpsConnector<HttpConnector> as Service<Uri>>::Error;
-    type Future = <HttpsConnector<HttpConnector> as Service<Uri>>::Future;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.connector.poll_ready(context)
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        self.connector.call(self.server.clone())
-    }
-}
-
 /// One client per worker.
 #[derive(Clone)]
 pub struct HttpClients {
@@ -88,9 +57,17 @@ pub struct HttpClients {
 }
 
 impl HttpClients {
-    /// Clients of the server at `server`, for `workers` runtimes (the control runtime included).
+    /// Clients of the server at `server`, which may listen on a Unix `socket`, for `workers` runtimes
+    /// (the control runtime included).
     #[must_use]
-    pub fn new(workers: usize, server: &Uri, connect: Duration, pool: &Connections, tls: &ClientConfig) -> Self {
+    pub fn new(
+        workers: usize,
+        server: &Uri,
+        socket: Option<&Path>,
+        connect: Duration,
+        pool: &Connections,
+        tls: &ClientConfig,
+    ) -> Self {
         let clients = (0..workers.max(1))
             .map(|_| {
                 let mut tcp = HttpConnector::new();
@@ -109,7 +86,10 @@ impl HttpClients {
                     .timer(TokioTimer::new())
                     .pool_idle_timeout(pool.idle_timeout)
                     .pool_max_idle_per_host(pool.max_idle)
-                    .build(Reach { connector, server: server.clone() })
+                    .build(match socket {
+                        Some(path) => Reach::Socket { path: path.into(), connect },
+                        None => Reach::Net { connector, server: server.clone() },
+                    })
             })
             .collect();
         let (address, host) = match short_address(server) {
@@ -122,6 +102,13 @@ impl HttpClients {
     /// What requests are addressed to.
     pub(crate) fn address(&self) -> &Uri {
         &self.address
+    }
+
+    /// The same server's address of another path.
+    pub(crate) fn at(&self, path: PathAndQuery) -> Uri {
+        let mut parts = self.address.clone().into_parts();
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).expect("invariant: only the path of a whole address was changed")
     }
 
     /// What their `Host` header says, where the client does not make it from the address.

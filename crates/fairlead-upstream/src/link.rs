@@ -1,11 +1,16 @@
-//! One open connection context to a server: a child process, a legacy HTTP session, or the single
-//! link through which a modern server is called. A link is what can be shared between callers, so
+//! One open connection context to a server: a child process, a legacy HTTP session, a connection, or the
+//! single link through which a modern server is called. A link is what can be shared between callers, so
 //! its key holds everything that must not be: see [`LinkKey`].
 
+pub(crate) mod connection;
+pub(crate) mod duplex;
 pub(crate) mod http;
 pub(crate) mod inbound;
 mod salvage;
+pub(crate) mod sse;
+mod sse_endpoint;
 pub(crate) mod stdio;
+pub(crate) mod websocket;
 
 use crate::{exchange::Prepared, http_client::Worker};
 use bytes::Bytes;
@@ -120,6 +125,36 @@ mod revision_text {
 pub(crate) enum Wire {
     Http(http::HttpWire),
     Stdio(stdio::StdioWire),
+    Connection(connection::ConnectionWire),
+}
+
+impl Wire {
+    /// The channel of a transport that is one, in both directions and for all calls.
+    pub(crate) fn duplex(&self) -> Option<&duplex::Duplex> {
+        match self {
+            Wire::Http(_) => None,
+            Wire::Stdio(wire) => Some(&wire.duplex),
+            Wire::Connection(wire) => Some(&wire.duplex),
+        }
+    }
+
+    /// Sends a message that has no answer.
+    pub(crate) async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
+        match self {
+            Wire::Http(wire) => wire.push(worker, message).await,
+            Wire::Stdio(wire) => wire.duplex.push(message).await,
+            Wire::Connection(wire) => wire.duplex.push(message).await,
+        }
+    }
+
+    /// Ends it. Bounded in time.
+    pub(crate) async fn close(&self) {
+        match self {
+            Wire::Http(wire) => wire.close().await,
+            Wire::Stdio(wire) => wire.close().await,
+            Wire::Connection(wire) => wire.close().await,
+        }
+    }
 }
 
 /// An open link.
@@ -221,7 +256,7 @@ impl Link {
     pub fn process_id(&self) -> Option<u32> {
         match &self.wire {
             Wire::Stdio(wire) => wire.process_id(),
-            Wire::Http(_) => None,
+            Wire::Http(_) | Wire::Connection(_) => None,
         }
     }
 
@@ -293,16 +328,14 @@ impl Link {
         }
     }
 
-    /// Hands a request to the server's process.
-    pub(crate) async fn send_line(
+    /// Hands a request to the one channel of a process or connection.
+    pub(crate) async fn send_over(
         &self,
+        duplex: &duplex::Duplex,
         prepared: Prepared,
         deadline: Instant,
-    ) -> Result<stdio::StdioExchange, UpstreamError> {
-        let Wire::Stdio(wire) = &self.wire else {
-            unreachable!("only a process takes lines");
-        };
-        let sent = timeout_at(deadline, wire.send(prepared)).await.unwrap_or_else(|_| {
+    ) -> Result<duplex::DuplexExchange, UpstreamError> {
+        let sent = timeout_at(deadline, duplex.send(prepared)).await.unwrap_or_else(|_| {
             Err(UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::NotMade, "the server does not take requests"))
         });
         if sent.is_err() {
@@ -317,12 +350,7 @@ impl Link {
     /// # Errors
     /// When the server cannot be reached or does not accept it.
     pub async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
-        let pushed = async {
-            match &self.wire {
-                Wire::Http(wire) => wire.push(worker, message).await,
-                Wire::Stdio(wire) => wire.push(message).await,
-            }
-        };
+        let pushed = self.wire.push(worker, message);
         tokio::time::timeout(PUSH_TIME, pushed).await.unwrap_or_else(|_| {
             Err(UpstreamError::new(
                 UpstreamErrorKind::Timeout,
@@ -340,10 +368,7 @@ impl Link {
     /// Ends the link: DELETE for a legacy HTTP session, stop for a process. Bounded in time.
     pub(crate) async fn close(&self) {
         self.inbound.mark_closed();
-        match &self.wire {
-            Wire::Http(wire) => wire.close().await,
-            Wire::Stdio(wire) => wire.close().await,
-        }
+        self.wire.close().await;
     }
 }
 
@@ -358,7 +383,7 @@ impl Link {
     pub(crate) fn hears(&self) -> bool {
         match &self.wire {
             Wire::Http(wire) => self.key.era == Era::Modern || wire.hears(),
-            Wire::Stdio(_) => true,
+            Wire::Stdio(_) | Wire::Connection(_) => true,
         }
     }
 
@@ -366,8 +391,9 @@ impl Link {
     /// that names no call could belong to one of them.
     pub(crate) fn is_haunted(&self) -> bool {
         match &self.wire {
-            Wire::Stdio(wire) => wire.is_haunted(),
             Wire::Http(wire) => wire.is_haunted(),
+            Wire::Stdio(wire) => wire.duplex.is_haunted(),
+            Wire::Connection(wire) => wire.duplex.is_haunted(),
         }
     }
 }

@@ -137,11 +137,12 @@ pub fn start(
         Transport::Http(http) => Some(HttpClients::new(
             environment.workers + 1,
             http.url.uri(),
+            http.socket.as_deref(),
             server.timeout.connect,
             &server.connections,
             &environment.tls,
         )),
-        Transport::Stdio(_) => None,
+        Transport::Stdio(_) | Transport::WebSocket(_) | Transport::Tcp(_) | Transport::Unix(_) => None,
     };
     let remembered = before.map_or_else(Remembered::default, |before| before.0.remembered.handed_on());
     let watches = before.map_or_else(Arc::default, |before| Arc::clone(&before.0.watches));
@@ -168,12 +169,7 @@ pub fn start(
         first_asked: std::sync::Mutex::default(),
     });
     let owner = Owner {
-        opener: Arc::new(Opener {
-            slots: Arc::new(Semaphore::new(server.max_sessions)),
-            server,
-            guard: environment.guard.clone(),
-            clients,
-        }),
+        opener: Arc::new(Opener::new(server, clients, environment)),
         environment: environment.clone(),
         shared: Arc::clone(&shared),
         command_queue,
@@ -758,7 +754,7 @@ impl Owner {
             let unused = free && !subscribed && !link.is_kept() && link.idle_for() > server.idle_stop;
             let spare = match server.transport {
                 Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
-                Transport::Http(_) => *link.key() != self.primary,
+                _ => *link.key() != self.primary,
             };
             if haunted || (unused && spare) {
                 tracing::debug!(server = %server.name, link = link.id, "closing a link that nobody uses");

@@ -7,7 +7,7 @@
 
 use crate::linger::{Attached, Hold};
 use bytes::Bytes;
-use fairlead_config::{Start, Transport};
+use fairlead_config::Start;
 use fairlead_gateway::{Door, Gateway};
 use fairlead_upstream::{ListingKind, ServerHandle, State, Worker};
 use fairlead_wire::{CapabilitySet, Era, list};
@@ -155,7 +155,7 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
     };
     ServerRow {
         name: handle.name().to_string(),
-        transport: transport(&config.transport).to_owned(),
+        transport: config.transport.word().to_owned(),
         start: start(config.start).to_owned(),
         state: view.state.word().to_owned(),
         retry_ms,
@@ -179,14 +179,6 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         error: down
             .or_else(unlisted)
             .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}"))),
-    }
-}
-
-/// How people call a transport.
-pub(crate) fn transport(transport: &Transport) -> &'static str {
-    match transport {
-        Transport::Stdio(_) => "stdio",
-        Transport::Http(_) => "http",
     }
 }
 

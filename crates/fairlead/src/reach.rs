@@ -66,11 +66,12 @@ impl Reach {
     /// # Errors
     /// When it is not an `http` or `https` URL, or TLS cannot be set up.
     pub(crate) fn url(text: &str) -> Result<Self, Failure> {
-        let url = fairlead_config::Url::parse(text).map_err(|error| {
-            Failure::usage("the URL of the gateway cannot be used")
-                .because(&error)
-                .hint("write it like http://127.0.0.1:8642/mcp")
-        })?;
+        let unusable = || Failure::usage("the URL of the gateway cannot be used");
+        let hint = "write it like http://127.0.0.1:8642/mcp";
+        let url = fairlead_config::Url::parse(text).map_err(|error| unusable().because(&error).hint(hint))?;
+        if url.is_websocket() {
+            return Err(unusable().hint(hint));
+        }
         let endpoint = if url.path_and_query() == "/" {
             let mut parts = url.uri().clone().into_parts();
             parts.path_and_query = Some(PathAndQuery::from_static(MCP_PATH));
@@ -78,7 +79,7 @@ impl Reach {
         } else {
             url.uri().clone()
         };
-        let tls = fairlead_upstream::http_client::tls_config(url.https())
+        let tls = fairlead_upstream::http_client::tls_config(url.is_tls())
             .map_err(|error| Failure::new(Code::Internal, "cannot set up TLS").because(&error))?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);

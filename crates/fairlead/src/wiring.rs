@@ -201,7 +201,7 @@ impl House {
         let config = self.gateway.config();
         let grace = config.servers.values().filter_map(|server| match &server.transport {
             Transport::Stdio(stdio) => Some(stdio.stop_grace),
-            Transport::Http(_) => None,
+            Transport::Http(_) | Transport::WebSocket(_) | Transport::Tcp(_) | Transport::Unix(_) => None,
         });
         // The grace is given twice: for the end of input, and for the signal.
         let limit = grace.max().unwrap_or_default() * 2 + SERVERS_GRACE;
@@ -236,8 +236,7 @@ fn locked(error: &DataDirError) -> Failure {
 }
 
 fn environment(config: &Config, store: &Store) -> Result<Environment, Failure> {
-    let uses_tls =
-        config.servers.values().any(|server| matches!(&server.transport, Transport::Http(http) if http.url.https()));
+    let uses_tls = config.servers.values().any(|server| server.transport.uses_tls());
     // A reload may add the first server that needs the roots, so they are read even when none does yet; a machine
     // without any is a problem only for those that need them.
     let tls = http_client::tls_config(true)

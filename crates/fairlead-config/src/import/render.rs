@@ -29,6 +29,9 @@ fn entry(out: &mut String, server: &Translated) {
             line(out, 4, &format!("{key}: {}", scalar(value)));
         }
     }
+    if let Some(transport) = server.transport {
+        line(out, 4, &format!("transport: {transport}"));
+    }
     list(out, 4, "args", &server.args);
     pairs(out, "env", &server.env);
     pairs(out, "headers", &server.headers);
@@ -75,7 +78,7 @@ fn pairs(out: &mut String, key: &str, pairs: &[(String, String)]) {
 fn scalar(text: &str) -> String {
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
-        || ((text.starts_with("http://") || text.starts_with("https://"))
+        || (["http://", "https://", "ws://", "wss://"].iter().any(|scheme| text.starts_with(scheme))
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./:?=&%".contains(c))
             && !text.ends_with(':'));
     let word = matches!(

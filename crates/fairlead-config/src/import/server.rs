@@ -37,6 +37,8 @@ pub(super) struct Translated {
     pub(super) env_file: Option<String>,
     pub(super) cwd: Option<String>,
     pub(super) url: Option<String>,
+    /// Set where it does not follow from the rest.
+    pub(super) transport: Option<&'static str>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) timeout: Vec<(&'static str, String)>,
     pub(super) allow: Vec<String>,
@@ -195,16 +197,13 @@ impl Translation<'_> {
     fn finish(&mut self, place: Place) {
         let server = &self.server;
         let reason = match (&server.command, &server.url, self.transport.as_deref()) {
-            (_, _, Some(kind @ ("sse" | "ws" | "websocket"))) => {
-                Some(format!("the transport `{kind}` is not available in this version"))
-            }
             (None, None, _) => Some("it has neither a command nor a URL".to_owned()),
             (Some(_), Some(_), _) => Some("it has both a command and a URL".to_owned()),
             (None, Some(url), _) if is_gateway_url(url) => Some("it is the gateway itself".to_owned()),
             (None, Some(url), _)
-                if !url.starts_with("http://") && !url.starts_with("https://") && !url.starts_with("${") =>
+                if !["http://", "https://", "ws://", "wss://", "${"].iter().any(|start| url.starts_with(start)) =>
             {
-                Some("its URL is not `http://` or `https://`".to_owned())
+                Some("its URL is none of `http://`, `https://`, `ws://` and `wss://`".to_owned())
             }
             (Some(command), None, _) if is_gateway_command(command, &server.args) => {
                 Some("it is the gateway itself".to_owned())
@@ -212,7 +211,11 @@ impl Translation<'_> {
             _ => None,
         };
         if let Some(reason) = reason {
-            self.skip(place, &reason);
+            return self.skip(place, &reason);
+        }
+        let is_websocket = server.url.as_ref().is_some_and(|url| url.starts_with("ws"));
+        if self.transport.as_deref() == Some("sse") && server.url.is_some() && !is_websocket {
+            self.server.transport = Some("sse");
         }
     }
 
@@ -378,7 +381,7 @@ impl Translation<'_> {
 /// Whether the URL is one that a gateway with default settings serves: fronting it would be a loop.
 fn is_gateway_url(url: &str) -> bool {
     crate::Url::parse(url).is_ok_and(|url| {
-        url.port() == 8642 && matches!(url.host(), "127.0.0.1" | "localhost" | "[::1]") && !url.https()
+        url.port() == 8642 && matches!(url.host(), "127.0.0.1" | "localhost" | "[::1]") && !url.is_tls()
     })
 }
 

@@ -30,6 +30,10 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 type Answer = Result<Response<Body>, io::Error>;
 
 pub(super) async fn handle(core: Arc<Core>, connection: u64, request: Request<IncomingBody>) -> Answer {
+    if request.uri().path() == "/ws" {
+        let no = || plain(StatusCode::UPGRADE_REQUIRED, "text/plain", "this is a WebSocket endpoint");
+        return Ok(super::websocket::upgrade(&core, connection, request).unwrap_or_else(no));
+    }
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|_| broken())?.to_bytes();
     core.recorder.add(Received {
@@ -45,6 +49,12 @@ pub(super) async fn handle(core: Arc<Core>, connection: u64, request: Request<In
         tokio::time::sleep(NEVER).await;
         return Err(broken());
     }
+    match (parts.uri.path(), &parts.method) {
+        ("/sse", &Method::GET) => return Ok(super::sse::open(&core)),
+        ("/sse", _) => return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "Method Not Allowed")),
+        ("/messages", &Method::POST) => return Ok(message(&core, parts.uri.query(), &body)),
+        _ => {}
+    }
     if parts.uri.path() != "/mcp" {
         return Ok(plain(StatusCode::NOT_FOUND, "text/plain", "the endpoint is /mcp"));
     }
@@ -53,6 +63,18 @@ pub(super) async fn handle(core: Arc<Core>, connection: u64, request: Request<In
         Method::GET => get(&core, &script, &parts.headers),
         Method::DELETE => Ok(delete(&core, &script, &parts.headers)),
         _ => Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "")),
+    }
+}
+
+/// A message of a client whose answers come on its HTTP+SSE stream.
+fn message(core: &Core, query: Option<&str>, body: &Bytes) -> Response<Body> {
+    let session = query.and_then(|query| query.strip_prefix("session="));
+    match session.and_then(|session| core.conversation(session)) {
+        Some(conversation) => {
+            conversation.take(body);
+            plain(StatusCode::ACCEPTED, "text/plain", "Accepted")
+        }
+        None => plain(StatusCode::NOT_FOUND, "text/plain", "Could not find session"),
     }
 }
 

@@ -41,20 +41,20 @@ const SIDE_QUEUE: usize = 32;
 /// two streams have no common order.
 const LATE_LOGS: Duration = Duration::from_millis(50);
 /// Longest text of a failed answer that is read for the log.
-const MAX_ERROR_BODY: usize = 64 * 1024;
+pub(super) const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Shortest and longest wait before a broken GET stream is opened again.
 const STREAM_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How long closing a session may take.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How long the rest of an answer that nobody needs is read, so that its connection can be used again.
-const REST_TIME: Duration = Duration::from_millis(500);
+pub(super) const REST_TIME: Duration = Duration::from_millis(500);
 
 /// Headers of a POST there is room for without growing.
 const POST_HEADERS: usize = 12;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_AND_SSE: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
-const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
+pub(super) const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// The transport of one HTTP link.
 pub(crate) struct HttpWire {
@@ -408,7 +408,7 @@ fn is_for_now(status: StatusCode) -> bool {
     matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS)
 }
 
-fn is_sse<B>(response: &Response<B>) -> bool {
+pub(super) fn is_sse<B>(response: &Response<B>) -> bool {
     response
         .headers()
         .get(h::CONTENT_TYPE)
@@ -416,7 +416,7 @@ fn is_sse<B>(response: &Response<B>) -> bool {
         .is_some_and(|start: &[u8; 17]| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
+pub(super) fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
     if error.is_connect() {
         UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, "it cannot be reached").because(error)
     } else {
@@ -425,8 +425,13 @@ fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
     }
 }
 
+/// The status of an answer that refused a request, as the cause of an error.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("HTTP status {0}")]
+pub(crate) struct HttpStatus(pub(crate) u16);
+
 /// Reads a body up to `limit`. `None` when it is larger or breaks off.
-async fn collect(mut body: Incoming, limit: usize) -> Option<Bytes> {
+pub(super) async fn collect(mut body: Incoming, limit: usize) -> Option<Bytes> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let data = frame.ok()?.into_data().unwrap_or_default();
@@ -633,7 +638,8 @@ impl AnswerStream {
                 tracing::debug!(server = %self.shared.inbound.server, status = status.as_u16(), %error, body = text, "the server answered with an error");
                 let kind =
                     if status.is_server_error() { UpstreamErrorKind::Unavailable } else { UpstreamErrorKind::Garbage };
-                Err(UpstreamError::new(kind, Outcome::Unknown, format!("it answered with HTTP {}", status.as_u16())))
+                let message = format!("it answered with HTTP {}", status.as_u16());
+                Err(UpstreamError::new(kind, Outcome::Unknown, message).because(HttpStatus(status.as_u16())))
             }
             Err(FrameError::Batch) => Err(garbage("it answered with a batch")),
             Err(error) => Err(garbage("its answer is not JSON-RPC").because(error)),

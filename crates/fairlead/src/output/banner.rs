@@ -1,9 +1,6 @@
 //! The one block `fairlead up` prints when it is ready.
 
-use crate::{
-    configuration::Origin,
-    control::{start, transport},
-};
+use crate::{configuration::Origin, control::start};
 use fairlead_config::Config;
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
@@ -42,10 +39,11 @@ impl Banner<'_> {
             out.push_str("    none yet: add some under `servers`, or try `fairlead import --help`\n");
         }
         let width = self.config.servers.keys().map(|name| name.as_str().len()).max().unwrap_or(0);
+        let ways = self.config.servers.values().map(|server| server.transport.word().len()).max().unwrap_or(0).max(5);
         for server in self.config.servers.values() {
             let how = if server.disabled { "disabled" } else { start(server.start) };
             let name = server.name.as_str();
-            let _ = writeln!(out, "    {name:<width$}  {:<5}  {how}", transport(&server.transport));
+            let _ = writeln!(out, "    {name:<width$}  {:<ways$}  {how}", server.transport.word());
         }
 
         let snippet =

@@ -23,3 +23,4 @@ mod subscriptions;
 mod support;
 mod tasks;
 mod transports;
+mod upstream_transports;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps to synchronise: everything polls with a bound, and says what never came.
 
+pub(crate) mod doors;
 pub(crate) mod processes;
 pub(crate) mod rows;
 

@@ -81,10 +81,7 @@ async fn body(cell: &str, client: &AnyClient, server: &Upstream) {
     }
     // After the question: a call that was given up could be the one that a later question belongs to.
     in_flight(cell, client, server).await;
-    // What a modern server says to a listener over a pipe is not tied to that listener yet.
-    if !(client.is_modern() && server.name == "stdio_modern") {
-        changes(cell, client, server).await;
-    }
+    changes(cell, client, server).await;
 }
 
 async fn hello(cell: &str, client: &AnyClient) {

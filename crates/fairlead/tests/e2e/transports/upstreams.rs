@@ -3,7 +3,11 @@
 use fairlead_testkit::{Script, ScriptedServer};
 use serde_json::Value;
 
-use crate::support::{Gateway, PATIENCE, StdioServer, eventually};
+use crate::support::{
+    Gateway, PATIENCE, StdioServer,
+    doors::{Doored, Way},
+    eventually,
+};
 
 /// A gateway before all of them.
 pub(super) struct House {
@@ -22,6 +26,7 @@ pub(super) struct Upstream {
 enum Server {
     Http(ScriptedServer),
     Stdio(StdioServer),
+    Door(Doored),
 }
 
 /// How often a server changes its list that cannot be told to.
@@ -36,12 +41,23 @@ async fn upstreams(script: &Script) -> Vec<Upstream> {
         Upstream { name: "http_modern", modern: true, server: Server::http(modern("http_modern")).await },
         Upstream { name: "stdio_legacy", modern: false, server: Server::stdio(legacy("stdio_legacy")) },
         Upstream { name: "stdio_modern", modern: true, server: Server::stdio(modern("stdio_modern")) },
+        Upstream { name: "sse_legacy", modern: false, server: Server::door(Way::Sse, legacy("sse_legacy")).await },
+        Upstream { name: "ws_legacy", modern: false, server: Server::door(Way::WebSocket, legacy("ws_legacy")).await },
+        Upstream { name: "ws_modern", modern: true, server: Server::door(Way::WebSocket, modern("ws_modern")).await },
+        Upstream { name: "tcp_legacy", modern: false, server: Server::door(Way::Tcp, legacy("tcp_legacy")).await },
+        Upstream { name: "tcp_modern", modern: true, server: Server::door(Way::Tcp, modern("tcp_modern")).await },
+        Upstream { name: "unix_legacy", modern: false, server: Server::door(Way::Unix, legacy("unix_legacy")).await },
+        Upstream { name: "unix_http", modern: true, server: Server::door(Way::HttpUnix, modern("unix_http")).await },
     ]
 }
 
 impl Server {
     async fn http(script: Script) -> Self {
         Self::Http(ScriptedServer::start(script).await)
+    }
+
+    async fn door(way: Way, script: Script) -> Self {
+        Self::Door(Doored::start(way, script).await)
     }
 
     fn stdio(script: Script) -> Self {
@@ -53,6 +69,16 @@ impl Server {
         match self {
             Self::Http(server) => format!("url: \"{}\"", server.url()),
             Self::Stdio(server) => format!("{}, start: eager", server.yaml()),
+            Self::Door(door) => door.yaml(),
+        }
+    }
+
+    /// The scripted server, where it is in this process.
+    fn scripted(&self) -> Option<&ScriptedServer> {
+        match self {
+            Self::Http(server) => Some(server),
+            Self::Door(door) => Some(&door.server),
+            Self::Stdio(_) => None,
         }
     }
 }
@@ -72,8 +98,10 @@ impl House {
 impl Upstream {
     fn received(&self, method: &str) -> Vec<Value> {
         match &self.server {
-            Server::Http(server) => server.received_method(method).iter().map(|got| got.json()).collect(),
             Server::Stdio(server) => server.received_method(method),
+            Server::Http(server) | Server::Door(Doored { server, .. }) => {
+                server.received_method(method).iter().map(|got| got.json()).collect()
+            }
         }
     }
 
@@ -86,7 +114,7 @@ impl Upstream {
     /// The ids of the calls that it was told are cancelled.
     pub(super) fn cancelled(&self) -> Vec<String> {
         match &self.server {
-            Server::Http(server) => server.cancelled(),
+            Server::Http(server) | Server::Door(Doored { server, .. }) => server.cancelled(),
             Server::Stdio(_) => {
                 let notices = self.received("notifications/cancelled");
                 notices.iter().map(|notice| notice["params"]["requestId"].to_string()).collect()
@@ -96,8 +124,12 @@ impl Upstream {
 
     /// Waits until the gateway would hear of a change.
     pub(super) async fn listened_to(&self) {
-        let Server::Http(server) = &self.server else { return };
+        let Some(server) = self.server.scripted() else { return };
         let modern = self.modern;
+        if !modern && matches!(self.server, Server::Door(_)) {
+            // What a connection brings is heard from its beginning.
+            return;
+        }
         eventually(PATIENCE, "the gateway listens to its server", || {
             if modern {
                 server.listeners() > 0
@@ -110,7 +142,7 @@ impl Upstream {
 
     /// Changes the list of tools, unless the server does so all the time.
     pub(super) async fn change_list(&self) {
-        if let Server::Http(server) = &self.server {
+        if let Some(server) = self.server.scripted() {
             server.change_list().await;
         }
     }
