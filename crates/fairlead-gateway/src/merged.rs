@@ -35,6 +35,9 @@ pub(crate) struct Route {
 #[derive(Debug)]
 pub(crate) struct Merged {
     pub(crate) epoch: u64,
+    /// Whether clients that declare something else may be shown something else: a server of the session-based
+    /// revisions may list by what its client can do.
+    pub(crate) depends_on_capabilities: bool,
     tools: HashMap<Box<str>, Route>,
     prompts: HashMap<Box<str>, Route>,
     resources: HashMap<Box<str>, Route>,
@@ -51,6 +54,10 @@ impl Merged {
     pub(crate) fn build(endpoint: &Endpoint, era: Era, capabilities: CapabilitySet, epoch: u64) -> Self {
         let mut merged = Self {
             epoch,
+            depends_on_capabilities: endpoint
+                .servers
+                .iter()
+                .any(|server| server.handle.peek().era_for(era) != Some(Era::Modern)),
             tools: HashMap::new(),
             prompts: HashMap::new(),
             resources: HashMap::new(),

@@ -12,15 +12,18 @@ const INTERNAL_ERROR: i64 = -32603;
 /// The member under which a structured value that is no object travels to a client that expects one.
 const WRAPPED: &str = "result";
 
-/// Whether an answer may hold something the client's revision does not know. Says no at once for the
-/// newest legacy client of a legacy server, which is the usual case.
-pub(crate) fn may_need(client: Revision, link: Era) -> bool {
-    client < Revision::LATEST_LEGACY || link == Era::Modern
+/// Whether an answer may hold something the client's revision does not know. Says no at a glance for
+/// the usual case, a client of the newest two legacy revisions before a legacy server.
+pub(crate) fn may_need(client: Revision, link: Era, frame: &Frame) -> bool {
+    link == Era::Modern
+        || client < Revision::V2025_06_18
+        || (client < Revision::V2025_11_25 && frame.error_code() == Some(URL_ELICITATION_REQUIRED))
 }
 
-/// The answer to a request of `method` as a legacy client of revision `client` understands it.
-pub(crate) fn answer(client: Revision, method: Method, bytes: Bytes) -> Bytes {
-    if !is_affected(client, &bytes) {
+/// The answer to a request of `method` as a legacy client of revision `client` understands it; it came
+/// from a server spoken to in the era `link`.
+pub(crate) fn answer(client: Revision, link: Era, method: Method, bytes: Bytes) -> Bytes {
+    if !is_affected(client, link, &bytes) {
         return bytes;
     }
     let Ok(frame) = Frame::parse(bytes.clone(), &Limits::default()) else { return bytes };
@@ -35,8 +38,12 @@ pub(crate) fn answer(client: Revision, method: Method, bytes: Bytes) -> Bytes {
             let (Some(span), Some(result)) = (frame.span(Field::Result), frame.raw(Field::Result)) else {
                 return bytes;
             };
-            wrap_structured(span.start, result, &mut edits);
-            rewrite_contents(client, span.start, result, &mut edits);
+            if link == Era::Modern {
+                wrap_structured(span.start, result, &mut edits);
+            }
+            if client < Revision::V2025_06_18 {
+                rewrite_contents(client, span.start, result, &mut edits);
+            }
         }
         _ => {}
     }
@@ -44,7 +51,7 @@ pub(crate) fn answer(client: Revision, method: Method, bytes: Bytes) -> Bytes {
 }
 
 /// A quick look for the words that matter, before anything is read.
-fn is_affected(client: Revision, bytes: &[u8]) -> bool {
+fn is_affected(client: Revision, link: Era, bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let later: &[&str] = match client {
         Revision::V2024_11_05 => &["\"resource_link\"", "\"audio\"", "-32042"],
@@ -52,7 +59,7 @@ fn is_affected(client: Revision, bytes: &[u8]) -> bool {
         Revision::V2025_06_18 => &["-32042"],
         _ => &[],
     };
-    text.contains("\"structuredContent\"") || later.iter().any(|word| text.contains(word))
+    (link == Era::Modern && text.contains("\"structuredContent\"")) || later.iter().any(|word| text.contains(word))
 }
 
 /// Before 2026-07-28 `structuredContent` is an object.
@@ -148,7 +155,7 @@ mod tests {
 
     fn told(client: Revision, result: &str) -> String {
         let bytes = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#));
-        let answer = answer(client, Method::ToolsCall, bytes);
+        let answer = answer(client, Era::Modern, Method::ToolsCall, bytes);
         let text = String::from_utf8(answer.to_vec()).unwrap();
         text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap().to_owned()
     }
@@ -210,7 +217,7 @@ mod tests {
     fn an_error_that_came_later_is_told_as_an_older_one() {
         let bytes = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"m"}}"#);
         for (client, code) in [(Revision::V2025_11_25, "-32042"), (Revision::V2025_06_18, "-32603")] {
-            let told = answer(client, Method::ToolsCall, bytes.clone());
+            let told = answer(client, Era::Legacy, Method::ToolsCall, bytes.clone());
             assert!(std::str::from_utf8(&told).unwrap().contains(code), "{client}");
         }
     }

@@ -83,13 +83,13 @@ pub(crate) fn ordinary(
     }
     let bytes = edits.apply_with(frame.bytes(), id, call.id_bytes());
     match &call.session {
-        Some(session) if older::may_need(session.revision, link) => {
+        Some(session) if older::may_need(session.revision, link, frame) => {
             // What comes of a task is what its call would have been answered with.
             let method = match call.frame.method_class() {
                 Method::TasksResult => Method::ToolsCall,
                 method => method,
             };
-            (status, older::answer(session.revision, method, bytes))
+            (status, older::answer(session.revision, link, method, bytes))
         }
         _ => (status, bytes),
     }

@@ -9,17 +9,18 @@ use crate::{
     answer,
     body::Body,
     call::Call,
+    capabilities,
     dispatch::{self, Begun},
     merged::own_info,
     record,
     resolve::Target,
     response::{json, refuse_call},
     shape,
-    snapshot::{Endpoint, Upstream},
+    snapshot::{Endpoint, Upstream, View},
 };
 use fairlead_config::ResourceUris;
-use fairlead_core::{Code, Refusal};
-use fairlead_upstream::{Final, Item};
+use fairlead_core::{Code, Outcome, Refusal, UpstreamError, UpstreamErrorKind};
+use fairlead_upstream::{Exchange, Final, Item};
 use fairlead_wire::{Era, Field, Frame, Kind, Limits, Span, edit::Edits, list, message, name};
 use http::{Response, StatusCode};
 use std::{
@@ -37,6 +38,11 @@ const MAX_SKILLS: usize = 2_000;
 const MAX_PAGES: usize = 50;
 /// Skills of one endpoint whose server is remembered.
 const MAX_ROOTS: usize = 20_000;
+/// Longest URI that can lie in a skill, and most parts it can have.
+const MAX_URI: usize = 8 << 10;
+const MAX_PARTS: usize = 64;
+/// How soon all servers are asked again whose an unknown URI is.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long a server may take over its list before the others are shown without it.
 const LIST_WAIT: Duration = Duration::from_secs(10);
 /// How long a modern client may keep the list, milliseconds: changes of it are not announced.
@@ -68,15 +74,32 @@ impl Asked {
 /// Which server has the skill of which root, under its exposed URI: learned whenever skills are listed
 /// or got.
 #[derive(Debug, Default)]
-pub(crate) struct Roots(Mutex<HashMap<Box<str>, usize>>);
+pub(crate) struct Roots {
+    owners: Mutex<HashMap<Box<str>, usize>>,
+    /// When all servers were asked last because of an unknown URI.
+    asked: Mutex<Option<Instant>>,
+}
 
 impl Roots {
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
-        self.0.lock().expect("invariant: no panic under this lock")
+        self.owners.lock().expect("invariant: no panic under this lock")
+    }
+
+    /// Whether it is time to ask all servers what they have; true once in a while.
+    fn take_turn(&self) -> bool {
+        let mut asked = self.asked.lock().expect("invariant: no panic under this lock");
+        let is_due = asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
+        if is_due {
+            *asked = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Notes the skill at `uri` (its `SKILL.md`). `false` when it is another server's already.
     fn note(&self, uri: &str, server: usize) -> bool {
+        if uri.len() > MAX_URI {
+            return false;
+        }
         let root = uri.strip_suffix("/SKILL.md").unwrap_or(uri);
         let mut roots = self.lock();
         match roots.get(root) {
@@ -92,14 +115,18 @@ impl Roots {
 
     /// The server in one of whose skills `uri` lies.
     fn owner(&self, uri: &str) -> Option<usize> {
+        if uri.len() > MAX_URI {
+            return None;
+        }
         let roots = self.lock();
         let mut part = uri;
-        loop {
+        for _ in 0..MAX_PARTS {
             if let Some(server) = roots.get(part) {
                 return Some(*server);
             }
             part = &part[..part.rfind('/')?];
         }
+        None
     }
 }
 
@@ -124,6 +151,7 @@ pub(crate) fn merged_capability(endpoint: &Endpoint, era: Era) -> Option<String>
 
 /// Answers a request of the extension on an endpoint of several servers.
 pub(crate) async fn answer(call: &Call, asked: Asked) -> Response<Body> {
+    capabilities::wait_for_peers(&call.endpoint, call.era, call.capabilities).await;
     match asked {
         Asked::List => listed(call).await,
         Asked::Get | Asked::Directory => match one(call).await {
@@ -183,6 +211,9 @@ async fn gather(call: &Call) -> (Vec<String>, Vec<(String, String)>) {
                 for skill in skills {
                     let skill = if prefix { with_prefix(&name, &skill) } else { skill };
                     let Some(uri) = list::string_member(&skill, "uri") else { continue };
+                    if !permits(call, &uri) {
+                        continue;
+                    }
                     if call.endpoint.skills.note(&uri, index) {
                         all.push(skill);
                     } else {
@@ -235,24 +266,45 @@ async fn ask(call: &Call, server: &Upstream, method: &str, member: Option<String
         .map_err(|error| error.to_string())
 }
 
-/// Waits for the answer and leaves out what comes before it.
-async fn finish(begun: Begun) -> Result<(Final, Era), fairlead_core::UpstreamError> {
-    let mut exchange = match begun {
+/// An exchange that is cancelled when nobody waits for it any more.
+struct Waiting(Box<Exchange>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.cancel("nobody waits for it any more");
+    }
+}
+
+/// Waits for the answer and leaves out what comes before it; a question is answered with an error.
+async fn finish(begun: Begun) -> Result<(Final, Era), UpstreamError> {
+    let (exchange, first) = match begun {
         Begun::Answered { answer, link } => return Ok((answer, link)),
         Begun::Failed(error) => return Err(error),
         Begun::NeedsRoots => {
-            return Err(fairlead_core::UpstreamError::new(
-                fairlead_core::UpstreamErrorKind::Unavailable,
-                fairlead_core::Outcome::NotMade,
-                "it follows roots; call one of its tools first",
-            ));
+            let what = "it follows roots; call one of its tools first";
+            return Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, what));
         }
-        Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => exchange,
+        Begun::Spoke { exchange, frame } => (exchange, Some(frame)),
+        Begun::Quiet { exchange } => (exchange, None),
     };
+    let mut waiting = Waiting(exchange);
+    let mut next = first.map(Item::Message);
     loop {
-        if let Item::Final(answer) = exchange.next().await? {
-            let link = exchange.link().key().era;
-            return Ok((answer, link));
+        let item = match next.take() {
+            Some(item) => item,
+            None => waiting.0.next().await?,
+        };
+        match item {
+            Item::Final(answer) => {
+                let link = waiting.0.link().key().era;
+                return Ok((answer, link));
+            }
+            Item::Message(frame) if frame.kind() == Kind::Request => {
+                let id = frame.id().unwrap_or("null");
+                let no = message::error(Some(id), -32603, "nobody can be asked during this request", None);
+                waiting.0.link().push_soon(no);
+            }
+            Item::Message(_) => {}
         }
     }
 }
@@ -262,11 +314,12 @@ async fn one(call: &Call) -> Result<Response<Body>, Refusal> {
     let uri =
         call.frame.str(Field::Uri).ok_or_else(|| Refusal::new(Code::BadParams, "`params.uri` must be a string"))?;
     let mut candidates: Vec<usize> = owner(call, &uri).await.into_iter().collect();
-    if candidates.is_empty() {
-        // A skill need not be listed: whoever has it says so.
+    if candidates.is_empty() && !matches!(call.endpoint.view, View::Toolset(_)) && uri.len() <= MAX_URI {
+        // A skill need not be listed: whoever has it says so. (What a toolset shows has to be known.)
         let has = |(_, server): &(usize, &Upstream)| declared(server, call.era).is_some();
         candidates = call.endpoint.servers.iter().enumerate().filter(has).map(|(index, _)| index).collect();
     }
+    let mut failed = None;
     for index in candidates {
         let server = &call.endpoint.servers[index];
         let Some(original) = own_uri(call, server, &uri) else { continue };
@@ -278,7 +331,14 @@ async fn one(call: &Call) -> Result<Response<Body>, Refusal> {
         }
         let begun = dispatch::begin(call, &target, Instant::now() + LIST_WAIT).await;
         let name = server.handle.name().as_str();
-        let (answer, link) = finish(begun).await.map_err(|error| error.to_refusal(name))?;
+        let (answer, link) = match finish(begun).await {
+            Ok(answered) => answered,
+            Err(error) => {
+                record::failure(call, &target, &error);
+                failed = Some(error.to_refusal(name));
+                continue;
+            }
+        };
         if answer.frame.kind() == Kind::Error {
             continue;
         }
@@ -294,18 +354,32 @@ async fn one(call: &Call) -> Result<Response<Body>, Refusal> {
         return Ok(json(StatusCode::OK, prefixed(name, &bytes)));
     }
     let shown: String = uri.chars().take(128).collect();
-    Err(Refusal::new(Code::UnknownResource, format!("Skill or directory not found: {shown}")))
+    // One that could not be asked may be the one that has it.
+    Err(failed.unwrap_or_else(|| Refusal::new(Code::UnknownResource, format!("Skill or directory not found: {shown}"))))
+}
+
+/// Whether the endpoint shows a skill of this exposed URI.
+fn permits(call: &Call, uri: &str) -> bool {
+    match &call.endpoint.view {
+        View::Toolset(toolset) => toolset.permits(uri),
+        View::All | View::Single => true,
+    }
 }
 
 /// The server of the skill that `uri` lies in; asks for the skills when nothing is known of it.
 pub(crate) async fn owner(call: &Call, uri: &str) -> Option<usize> {
-    if let Some((server, _)) = name::unprefix_uri(uri) {
+    if let Some((server, _)) = name::unprefix_uri(uri)
+        && !matches!(call.endpoint.view, View::Toolset(_))
+    {
         return call.endpoint.servers.iter().position(|other| other.handle.name().as_str() == server);
     }
     if let Some(index) = call.endpoint.skills.owner(uri) {
         return Some(index);
     }
-    if call.endpoint.servers.iter().any(|server| declared(server, call.era).is_some()) {
+    if uri.len() <= MAX_URI
+        && call.endpoint.servers.iter().any(|server| declared(server, call.era).is_some())
+        && call.endpoint.skills.take_turn()
+    {
         let _ = gather(call).await;
     }
     call.endpoint.skills.owner(uri)

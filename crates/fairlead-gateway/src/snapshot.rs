@@ -110,18 +110,29 @@ impl Endpoint {
 
     /// The catalog of this endpoint for clients of one era and capability set, as of `epoch`.
     pub(crate) fn merged(&self, era: Era, capabilities: CapabilitySet, epoch: u64) -> Arc<Merged> {
-        if let Some(merged) = self.merged.load().get(&(era, capabilities))
-            && merged.epoch == epoch
-        {
-            return Arc::clone(merged);
+        let known = self.merged.load();
+        // What modern servers list does not depend on what a client declares with its request.
+        for key in [(era, CapabilitySet::BARE), (era, capabilities)] {
+            if let Some(merged) = known.get(&key)
+                && merged.epoch == epoch
+                && (key.1 == capabilities || !merged.depends_on_capabilities)
+            {
+                return Arc::clone(merged);
+            }
         }
+        drop(known);
         let merged = Arc::new(Merged::build(self, era, capabilities, epoch));
+        let key = (era, if merged.depends_on_capabilities { capabilities } else { CapabilitySet::BARE });
         self.merged.rcu(|all| {
             let mut all = HashMap::clone(all);
-            if all.len() >= MAX_MERGED && !all.contains_key(&(era, capabilities)) {
-                all.clear();
+            if all.len() >= MAX_MERGED && !all.contains_key(&key) {
+                // One that is outdated, else any.
+                let old = all.iter().find(|(_, merged)| merged.epoch != epoch).or_else(|| all.iter().next());
+                if let Some(old) = old.map(|(key, _)| *key) {
+                    all.remove(&old);
+                }
             }
-            all.insert((era, capabilities), Arc::clone(&merged));
+            all.insert(key, Arc::clone(&merged));
             all
         });
         merged

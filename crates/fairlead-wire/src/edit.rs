@@ -65,12 +65,10 @@ impl Edits {
 
     /// Replaces the value at `span` by raw JSON. A later replacement of the same span wins.
     pub fn replace(&mut self, span: Span, raw: impl Into<Bytes>) {
-        let text = raw.into();
-        let same = |edit: &&mut Edit| matches!(edit, Edit::Replace { span: other, .. } if *other == span);
-        if let Some(Edit::Replace { text: old, .. }) = self.edits.iter_mut().find(same) {
-            *old = text;
-        } else {
-            self.push(Edit::Replace { span, text });
+        let edit = Edit::Replace { span, text: raw.into() };
+        match self.same(&edit) {
+            Some(at) => self.edits[at] = edit,
+            None => self.push(edit),
         }
     }
 
@@ -78,11 +76,10 @@ impl Edits {
     /// An `object` that is really `null` becomes an object; any other value is left as it is.
     pub fn insert_first(&mut self, object: Span, key: &str, raw: &str) {
         let key = crate::message::quote(key);
-        let same = |edit: &&mut Edit| matches!(edit, Edit::Insert { object: other, .. } if *other == object);
-        if let Some(Edit::Insert { members, .. }) = self.edits.iter_mut().find(same) {
-            members.extend([",", &key, ":", raw]);
-        } else {
-            self.push(Edit::Insert { object, members: [&key, ":", raw].concat() });
+        let edit = Edit::Insert { object, members: [&key, ":", raw].concat() };
+        match self.same(&edit).map(|at| &mut self.edits[at]) {
+            Some(Edit::Insert { members, .. }) => members.extend([",", &key, ":", raw]),
+            _ => self.push(edit),
         }
     }
 
@@ -167,6 +164,14 @@ impl Edits {
         }
         self.replace(span, Bytes::copy_from_slice(raw));
         self.apply(source)
+    }
+
+    /// Where an edit of the same kind at the same place is. Edits are in order of their keys.
+    fn same(&self, edit: &Edit) -> Option<usize> {
+        let key = edit.key();
+        let from = self.edits.partition_point(|other| other.key() < key);
+        let at_key = self.edits[from..].iter().take_while(|other| other.key() == key);
+        at_key.enumerate().find(|(_, other)| other.span() == edit.span()).map(|(at, _)| from + at)
     }
 
     fn push(&mut self, edit: Edit) {

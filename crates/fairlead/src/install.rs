@@ -129,7 +129,12 @@ fn gateway(arguments: &cli::Install) -> Result<Entry, Failure> {
             }
             let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
             let host = if host.contains(':') { format!("[{host}]") } else { host };
-            format!("http://{host}:{}{path}", address.port())
+            let url = format!("http://{host}:{}{path}", address.port());
+            if arguments.toolset.is_some() {
+                // A program bridges to everything, or to the endpoint it is told.
+                stdio = vec!["stdio".to_owned(), "--url".to_owned(), url.clone()];
+            }
+            url
         }
     };
     let program = std::env::current_exe()

@@ -166,6 +166,41 @@ async fn skills_of_all_servers_are_one_list_and_each_is_read_from_its_own() {
 }
 
 #[tokio::test]
+async fn a_toolset_limits_skills_too_and_a_server_that_is_down_hides_nobody_elses() {
+    let mut down = ScriptedServer::start(skilled(Script::modern(), &["skill://gone/SKILL.md"], true)).await;
+    let one = ScriptedServer::start(skilled(Script::modern(), &["skill://one/SKILL.md"], true)).await;
+    let two = ScriptedServer::start(skilled(Script::modern(), &["skill://two/SKILL.md"], true)).await;
+    let gateway = Gateway::start(&format!(
+        "servers:\n  down: {{ url: \"{}\" }}\n  one: {{ url: \"{}\" }}\n  two: {{ url: \"{}\" }}\n\
+         toolsets: {{ few: {{ include: [\"skill://two/*\"] }} }}\n",
+        down.url(),
+        one.url(),
+        two.url()
+    ))
+    .await;
+    let few = gateway.modern("/mcp/few");
+    let listed = few.result("skills/list", json!({})).await.unwrap();
+    assert_eq!(listed["skills"].as_array().unwrap().len(), 1, "{listed}");
+    assert!(few.result("resources/read", json!({"uri": "skill://two/a.md"})).await.is_ok());
+    for uri in ["skill://one/SKILL.md", "skill://one", "fairlead+one:skill://one/SKILL.md"] {
+        for method in ["skills/get", "resources/directory/read", "resources/read"] {
+            assert!(few.result(method, json!({"uri": uri})).await.is_err(), "{method} {uri}");
+        }
+    }
+    assert_eq!(one.received_method("skills/get").len() + one.received_method("resources/read").len(), 0);
+    // A URI that no skill can have costs nobody anything, and guessing does not make every server list.
+    let all = gateway.modern("/mcp");
+    let before = one.received_method("skills/list").len();
+    let deep = "/".repeat(1 << 20);
+    for guess in ["skill://x/1", "skill://x/2", "skill://x/3", deep.as_str()] {
+        assert!(all.result("resources/read", json!({"uri": guess})).await.is_err());
+    }
+    assert!(one.received_method("skills/list").len() <= before + 1);
+    down.stop().await;
+    assert!(all.result("skills/get", json!({"uri": "skill://two/SKILL.md"})).await.is_ok());
+}
+
+#[tokio::test]
 async fn older_clients_are_told_in_their_own_words() {
     let result = json!({"content": [
         {"type": "resource_link", "uri": "a:b", "name": "n"},
