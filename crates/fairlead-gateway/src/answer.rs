@@ -11,8 +11,9 @@ use crate::{
     bridge::{self, Bridge},
     call::Call,
     dispatch::{self, Begun},
+    list_notices::ListNotices,
     park::{self, Standing},
-    questions::{Asked, Questions},
+    questions::{Asked, Questions, may_be_asked},
     record, replay,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
@@ -30,7 +31,7 @@ use futures_util::Stream;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use std::{
-    future::Future,
+    future::{Future, pending},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -131,6 +132,14 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
         }
         Begun::NeedsRoots if call.era == Era::Modern => park::needs_roots(&call, &target),
         Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::NeedsRoots => streamed(call, target, begun, said),
+    }
+}
+
+/// The next change of a list that a subscription may be told.
+async fn listed(notices: &mut Option<Box<ListNotices>>) -> Frame {
+    match notices {
+        Some(notices) => notices.next().await,
+        None => pending().await,
     }
 }
 
@@ -289,6 +298,8 @@ impl Telling {
         }
         let keep_alive = self.call.endpoint.config.listen.keep_alive;
         let is_listening = self.call.frame.method_class() == Method::Listen;
+        // Boxed: only a subscription has them.
+        let mut notices = is_listening.then(|| Box::new(ListNotices::new(&self.target.upstream.handle)));
         let mut drain = self.call.gateway.drain_begins();
         loop {
             if let Some(retry) = held.exchange().take_hang_up() {
@@ -302,7 +313,15 @@ impl Telling {
                         let exchange = held.exchange.take()?;
                         held.exchange = Some(Box::pin(self.park(exchange, frame)).await?);
                     }
-                    Ok(Some(Item::Message(frame))) => self.tell(held.exchange(), frame).await,
+                    Ok(Some(Item::Message(frame))) => {
+                        let frame = match &mut notices {
+                            Some(notices) => notices.hold(frame),
+                            None => Some(frame),
+                        };
+                        if let Some(frame) = frame {
+                            self.tell(held.exchange(), frame).await;
+                        }
+                    }
                     Ok(Some(Item::Final(answer))) => {
                         let link = held.exchange().link().peer().revision.era();
                         return Some(Begun::Answered { answer, link });
@@ -315,6 +334,7 @@ impl Telling {
                     }
                     Err(error) => return Some(Begun::Failed(error)),
                 },
+                frame = listed(&mut notices), if is_listening => self.tell(held.exchange(), frame).await,
                 () = crate::listener::turned(&mut drain), if is_listening => {
                     // It would go on for hours; its graceful end is its result.
                     held.exchange().cancel("the gateway is shutting down");
@@ -357,10 +377,13 @@ impl Telling {
             }
             return;
         }
-        // A question is only ever handed up when the client declared that it can be asked.
         let frame = tasks::question(&self.call, frame);
+        // A question is only ever handed up when the client declared that it can be asked something.
         self.asked.retain(Asked::is_open);
-        let may_ask = self.call.era == Era::Legacy && !self.call.in_batch && self.asked.len() < MAX_ASKED;
+        let may_ask = self.call.era == Era::Legacy
+            && !self.call.in_batch
+            && self.asked.len() < MAX_ASKED
+            && (frame.method_class() == Method::Other || may_be_asked(self.call.capabilities, &frame));
         let asked = may_ask
             .then(|| Questions::ask(&self.call.gateway, self.call.user, exchange.link(), exchange.questions(), &frame));
         match asked.flatten() {
@@ -370,8 +393,12 @@ impl Telling {
             }
             None => {
                 self.target.upstream.metrics.question(QuestionOutcome::Declined);
-                let id = frame.id().unwrap_or("null");
-                exchange.link().push_soon(message::error(Some(id), -32603, "the caller cannot be asked now", None));
+                tracing::info!(
+                    server = exchange.link().server_name(),
+                    method = frame.method(),
+                    "declined a question of the server: its caller cannot be asked that"
+                );
+                park::decline(exchange.link(), &frame);
             }
         }
     }

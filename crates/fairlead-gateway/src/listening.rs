@@ -108,7 +108,7 @@ pub(crate) fn answer(call: Call) -> Response<Body> {
         return refuse_call(call.era, Some(call.id()), &refusal);
     };
     if tasks::listens(&call) && !call.capabilities.has_task_extension() {
-        return tasks::needs_extension(&call);
+        return tasks::needs_extension(&call, "taskIds");
     }
     let lists: Vec<_> =
         LISTS.iter().filter(|(key, _)| list::raw_member(filter, key) == Some("true")).copied().collect();

@@ -85,7 +85,7 @@ fn is_legacy(link: &Link) -> bool {
 }
 
 /// Tells a server that a question is not answered.
-fn decline(link: &Link, question: &Frame) {
+pub(crate) fn decline(link: &Link, question: &Frame) {
     let text = format!("the caller cannot be asked that ({})", Code::QuestionDeclined.label());
     let id = question.id().unwrap_or("null");
     link.push_soon(message::error(Some(id), Code::QuestionDeclined.info().rpc, &text, None));

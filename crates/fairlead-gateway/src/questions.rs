@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use fairlead_upstream::{Link, OpenQuestions};
-use fairlead_wire::{Field, Frame, edit::Edits, message};
+use fairlead_wire::{CapabilitySet, Field, Frame, Method, edit::Edits, list, message};
 use std::{
     collections::HashMap,
     sync::{
@@ -17,6 +17,22 @@ use tokio::sync::oneshot;
 const MAX_OPEN: usize = 10_000;
 /// How long a question may stay open at most.
 const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Whether a client with these capabilities may be asked this (a server MUST NOT ask what was not declared).
+pub(crate) fn may_be_asked(capabilities: CapabilitySet, question: &Frame) -> bool {
+    let params = question.raw(Field::Params).unwrap_or("{}");
+    let is_url = || list::string_member(params, "mode").as_deref() == Some("url");
+    match question.method_class() {
+        Method::ElicitationCreate if is_url() => capabilities.has_url_elicitation(),
+        Method::ElicitationCreate => capabilities.has_form_elicitation(),
+        Method::CreateMessage => {
+            capabilities.has_sampling()
+                && (capabilities.has_sampling_tools() || list::raw_member(params, "tools").is_none())
+        }
+        Method::RootsList => capabilities.has_roots(),
+        _ => false,
+    }
+}
 
 /// All open questions.
 #[derive(Debug, Default)]

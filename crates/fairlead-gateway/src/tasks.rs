@@ -220,6 +220,9 @@ fn owner_of(caller: &Caller, path: &str, session: Option<&Session>) -> String {
 
 /// Answers a request about one task.
 pub(crate) async fn answer(mut call: Box<Call>) -> Response<Body> {
+    if call.era == Era::Modern && !call.capabilities.has_task_extension() {
+        return needs_extension(&call, call.frame.method());
+    }
     let (id, handle) = match Handle::of_request(&call) {
         Ok(found) => found,
         Err(refusal) => return refused(&call, &refusal),

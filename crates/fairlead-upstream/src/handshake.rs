@@ -137,34 +137,45 @@ impl Opening<'_> {
 
     async fn probe(&self, wire: &Wire) -> Result<Probe, UpstreamError> {
         let until = self.deadline.min(Instant::now() + PROBE);
+        let offers_modern = |versions: Option<&str>| {
+            versions.is_some_and(|versions| versions.contains(&format!("\"{}\"", Revision::V2026_07_28.as_str())))
+        };
+        // A server that refuses the revision and lists it all the same is asked once more: only one revision is modern.
+        for id in [1, 3] {
+            let answer = match self.discover(wire, id, until).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    return match error.kind {
+                        UpstreamErrorKind::Unavailable if error.outcome == Outcome::NotMade => Err(error),
+                        UpstreamErrorKind::Lost => Ok(Probe::Broken),
+                        _ => Ok(Probe::Legacy),
+                    };
+                }
+            };
+            match answer.kind() {
+                Kind::Result => {
+                    let result = answer.raw(Field::Result).unwrap_or("{}");
+                    let is_modern = offers_modern(list::raw_member(result, "supportedVersions"));
+                    return Ok(if is_modern { Probe::Modern(answer) } else { Probe::Legacy });
+                }
+                _ if answer.error_code() == Some(header::UNSUPPORTED_VERSION)
+                    && offers_modern(
+                        answer.raw(Field::ErrorData).and_then(|data| list::raw_member(data, "supported")),
+                    ) => {}
+                _ => break,
+            }
+        }
+        Ok(Probe::Legacy)
+    }
+
+    async fn discover(&self, wire: &Wire, id: u64, until: Instant) -> Result<Frame, UpstreamError> {
         let params = format!("{{\"_meta\":{}}}", own_meta());
         let headers = vec![
             (header::MCP_PROTOCOL_VERSION, HeaderValue::from_static(Revision::V2026_07_28.as_str())),
             (header::MCP_METHOD, HeaderValue::from_static("server/discover")),
         ];
-        let answer = match self.ask(wire, 1, Method::Discover, Some(&params), headers, until).await {
-            Ok(answer) => answer.frame,
-            Err(error) => {
-                return match error.kind {
-                    UpstreamErrorKind::Unavailable if error.outcome == Outcome::NotMade => Err(error),
-                    UpstreamErrorKind::Lost => Ok(Probe::Broken),
-                    _ => Ok(Probe::Legacy),
-                };
-            }
-        };
-        let offers_modern = |versions: Option<&str>| {
-            versions.is_some_and(|versions| versions.contains(&format!("\"{}\"", Revision::V2026_07_28.as_str())))
-        };
-        match answer.kind() {
-            Kind::Result => {
-                let result = answer.raw(Field::Result).unwrap_or("{}");
-                if offers_modern(list::raw_member(result, "supportedVersions")) {
-                    return Ok(Probe::Modern(answer));
-                }
-                Ok(Probe::Legacy)
-            }
-            _ => Ok(Probe::Legacy),
-        }
+        let answer = self.ask(wire, id, Method::Discover, Some(&params), headers, until).await?;
+        Ok(answer.frame)
     }
 
     fn modern(&self, wire: Wire, answer: &Frame) -> Result<Link, UpstreamError> {

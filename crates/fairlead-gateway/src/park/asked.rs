@@ -1,6 +1,7 @@
 //! The open questions of one call: what a server asked, under which names its client is asked it, and how the
 //! answers get back.
 
+use crate::questions::may_be_asked;
 use bytes::Bytes;
 use fairlead_observe::{QuestionOutcome, ServerMetrics};
 use fairlead_upstream::{Link, OpenQuestions, Worker};
@@ -67,7 +68,7 @@ impl Asked {
     /// Takes up a question; `false` when this client is not to be asked it.
     pub(super) fn take(&mut self, capabilities: CapabilitySet, frame: &Frame) -> bool {
         let Some(id) = frame.id() else { return false };
-        if self.open.len() >= MAX_OPEN || !may_ask(capabilities, frame) {
+        if self.open.len() >= MAX_OPEN || !may_be_asked(capabilities, frame) {
             return false;
         }
         self.count.asked();
@@ -159,21 +160,6 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// Whether a client with these capabilities may be asked this (a server MUST NOT ask what was not declared).
-fn may_ask(capabilities: CapabilitySet, question: &Frame) -> bool {
-    let params = question.raw(Field::Params).unwrap_or("{}");
-    match question.method_class() {
-        Method::ElicitationCreate if is_url(params) => capabilities.has_url_elicitation(),
-        Method::ElicitationCreate => capabilities.has_form_elicitation(),
-        Method::CreateMessage => {
-            capabilities.has_sampling()
-                && (capabilities.has_sampling_tools() || list::raw_member(params, "tools").is_none())
-        }
-        Method::RootsList => capabilities.has_roots(),
-        _ => false,
-    }
-}
-
 fn is_url(params: &str) -> bool {
     list::string_member(params, "mode").as_deref() == Some("url")
 }
@@ -223,7 +209,7 @@ mod tests {
         ] {
             let set = CapabilitySet::from_key(declared).expect("a set");
             for question in [form, url, plain, tools, roots, other] {
-                assert_eq!(may_ask(set, &frame(question)), asked.contains(&question), "{declared} {question}");
+                assert_eq!(may_be_asked(set, &frame(question)), asked.contains(&question), "{declared} {question}");
             }
         }
     }

@@ -38,10 +38,10 @@ pub(crate) fn listens(call: &Call) -> bool {
 }
 
 /// Says that a request needs the extension, which it did not declare.
-pub(crate) fn needs_extension(call: &Call) -> Response<Body> {
+pub(crate) fn needs_extension(call: &Call, what: &str) -> Response<Body> {
     let data = format!("{{\"requiredCapabilities\":{{\"extensions\":{{\"{EXTENSION}\":{{}}}}}}}}");
-    let text = "`taskIds` needs the tasks extension among the request's client capabilities";
-    let bytes = message::error(Some(call.id()), header::MISSING_CAPABILITY, text, Some(&data));
+    let text = format!("`{what}` needs the tasks extension among the request's client capabilities");
+    let bytes = message::error(Some(call.id()), header::MISSING_CAPABILITY, &text, Some(&data));
     json(modern_status(header::MISSING_CAPABILITY), bytes)
 }
 
