@@ -80,7 +80,7 @@ const PLAIN_TOOLS: &[(&str, &str)] = &[
     ("test_reconnection", "Hangs up on its own stream and delivers the answer to whoever comes back for it"),
     ("test_missing_capability", "Needs a client that declared sampling"),
     ("test_streaming_elicitation", "Reports progress, then asks"),
-    ("test_trigger_tool_change", "Announces that the list of tools changed"),
+    ("test_trigger_tool_change", "Adds or removes a tool and announces it"),
     ("test_trigger_prompt_change", "Adds or removes a prompt and announces it"),
     ("test_input_required_result_elicitation", "Asks for a name"),
     ("test_input_required_result_sampling", "Asks the client's model a question"),

@@ -97,8 +97,9 @@ pub(super) async fn call(
             text("The client declared sampling.")
         }
         "test_trigger_tool_change" => {
+            server.shared.has_extra_tool.fetch_xor(true, Ordering::Relaxed);
             server.shared.changes.announce(Change::Tools).await;
-            text("The list of tools was said to have changed.")
+            text("The list of tools changed.")
         }
         "test_trigger_prompt_change" => {
             server.shared.has_extra_prompt.fetch_xor(true, Ordering::Relaxed);
