@@ -1,9 +1,11 @@
 //! The official conformance suites: run one against a URL, or directly and through the gateway, and say
-//! what is lost in between. What is expected to fail stands in one file that only shrinks: an entry that
+//! what is lost in between; or have one look at the gateway as a client. What is expected to fail stands in one file that only shrinks: an entry that
 //! no longer fails is a failure too.
 
+mod client;
 mod expected;
 mod gate;
+mod requirements;
 mod results;
 mod suite;
 
@@ -11,19 +13,34 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use self::{expected::Expected, results::Results, suite::Suite};
+use self::{
+    expected::Expected,
+    gate::{Processes, Upstream},
+    results::Results,
+    suite::Suite,
+};
 use crate::{arguments::Arguments, tools::Cache, workspace::Workspace};
 
 /// The expected failures of the feature server and of the gateway in front of it.
 const EXPECTED: &str = "tests/tools/conformance/expected.txt";
 
+/// How much the gate runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Depth {
+    /// Each suite with a server of its own era behind the gateway, and the client side.
+    Usual,
+    /// Also each era's requirements with a server of the other era behind the gateway.
+    Full,
+}
+
 /// `cargo xtask conformance`.
 pub(crate) fn run(workspace: &Workspace, mut arguments: Arguments) -> Result<()> {
     let cache = Cache::of(workspace);
     if arguments.flag("--gate") {
-        let only = arguments.option("--only")?.map(|name| Suite::parse(&name)).transpose()?;
+        let depth = if arguments.flag("--full") { Depth::Full } else { Depth::Usual };
+        let only = arguments.option("--only")?;
         arguments.end()?;
-        return gate(workspace, only);
+        return gate(workspace, depth, only.as_deref());
     }
     let url = arguments.option("--url")?.context("--url URL (or --gate) is needed")?;
     let suite = Suite::parse(&arguments.option("--suite")?.context("--suite old|new-2025|new-2026 is needed")?)?;
@@ -41,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, mut arguments: Arguments) -> Result<()>
     let through = suite.run(&cache, &through)?;
     let mut complaints = expected.judge_direct(suite.name(), &direct);
     complaints.extend(expected.judge_lost(suite.name(), &direct, &through));
-    summarise(suite, &direct, &through);
+    eprintln!("{}", summary(&cache, suite.name(), suite, &direct, &through)?);
     report(suite, complaints)
 }
 
@@ -50,37 +67,92 @@ pub(crate) fn available(cache: &Cache) -> Result<()> {
     Suite::ALL.into_iter().try_for_each(|suite| suite.available(cache))
 }
 
-/// Starts the feature server and a gateway in front of it and compares all suites (or one).
-pub(crate) fn gate(workspace: &Workspace, only: Option<Suite>) -> Result<()> {
+/// Starts the feature server and a gateway in front of it and runs every cell (or the one called `only`).
+pub(crate) fn gate(workspace: &Workspace, depth: Depth, only: Option<&str>) -> Result<()> {
     let cache = Cache::of(workspace);
     let expected = Expected::load(&workspace.path(EXPECTED))?;
     let mut failed = Vec::new();
-    for suite in Suite::ALL.into_iter().filter(|suite| only.is_none_or(|only| only == *suite)) {
-        // Each suite gets fresh processes: one leaves watched resources and closed sessions behind.
-        let mut processes = gate::Processes::start(workspace, suite.name())?;
-        let direct = suite.run(&cache, &processes.direct_url())?;
-        let through = suite.run(&cache, &processes.through_url())?;
-        processes.still_alive()?;
-        summarise(suite, &direct, &through);
-        let mut complaints = expected.judge_direct(suite.name(), &direct);
-        complaints.extend(expected.judge_lost(suite.name(), &direct, &through));
-        if let Err(error) = report(suite, complaints) {
-            eprintln!("{error:#}");
-            failed.push(suite.name());
+    let mut known = Vec::new();
+    let mut wanted = |name: &str| {
+        known.push(name.to_owned());
+        only.is_none_or(|only| only == name)
+    };
+    for suite in Suite::ALL {
+        let cells: Vec<(Upstream, String)> = Upstream::ALL
+            .into_iter()
+            .filter(|upstream| upstream.depth() <= depth || only.is_some())
+            .filter_map(|upstream| Some((upstream, cell_name(suite, upstream)?)))
+            .filter(|(_, name)| wanted(name))
+            .collect();
+        let mut direct = None;
+        for (upstream, name) in cells {
+            // Each cell gets fresh processes: a run leaves watched resources and closed sessions behind.
+            let mut processes = Processes::start(workspace, &name, upstream.revision(suite))?;
+            let direct = match &mut direct {
+                Some(direct) => direct,
+                none => none.insert(suite.run(&cache, &processes.direct_url())?),
+            };
+            let through = suite.run(&cache, &processes.through_url())?;
+            processes.still_alive()?;
+            eprintln!("{}", summary(&cache, &name, suite, direct, &through)?);
+            // What the server itself fails is said once.
+            let mut complaints = match upstream {
+                Upstream::Same => expected.judge_direct(suite.name(), direct),
+                Upstream::Across => Vec::new(),
+            };
+            complaints.extend(expected.judge_lost(&name, direct, &through));
+            note(&mut failed, &name, complaints);
         }
+    }
+    for revision in client::REVISIONS {
+        let name = client::name(revision);
+        if wanted(&name) {
+            let results = client::run(workspace, &cache, revision)?;
+            eprintln!("{name:<18} the gateway as the client {}/{}", results.passed(), results.scenarios());
+            note(&mut failed, &name, expected.judge_direct(&name, &results));
+        }
+    }
+    if let Some(only) = only.filter(|only| !known.iter().any(|name| name == only)) {
+        bail!("there is no `{only}`; there are {}", known.join(", "));
     }
     if failed.is_empty() { Ok(()) } else { bail!("conformance: {}", failed.join(", ")) }
 }
 
-fn summarise(suite: Suite, direct: &Results, through: &Results) {
-    eprintln!(
-        "{:<9} direct {}/{} scenarios, through the gateway {}/{}",
-        suite.name(),
+/// The name of a cell; `None` where there is no such cell.
+fn cell_name(suite: Suite, upstream: Upstream) -> Option<String> {
+    match upstream {
+        Upstream::Same => Some(suite.name().to_owned()),
+        Upstream::Across => suite.revision().map(|_| format!("{}-across", suite.name())),
+    }
+}
+
+fn note(failed: &mut Vec<String>, name: &str, complaints: Vec<String>) {
+    for complaint in &complaints {
+        eprintln!("{name}: {complaint}");
+    }
+    if !complaints.is_empty() {
+        failed.push(name.to_owned());
+    }
+}
+
+/// One line about a cell: what is required of its revision, and everything that ran.
+fn summary(cache: &Cache, name: &str, suite: Suite, direct: &Results, through: &Results) -> Result<String> {
+    let all = format!(
+        "all scenarios: directly {}/{}, through the gateway {}/{}",
         direct.passed(),
         direct.scenarios(),
         through.passed(),
-        through.scenarios(),
+        through.scenarios()
     );
+    let Some(revision) = suite.revision() else { return Ok(format!("{name:<18} {all}")) };
+    let required = requirements::required(cache, revision, "server")?;
+    let of = |results: &Results| required.iter().filter(|name| results.get(name).is_some_and(results::passes)).count();
+    Ok(format!(
+        "{name:<18} required: directly {}/{count}, through the gateway {}/{count}; {all}",
+        of(direct),
+        of(through),
+        count = required.len()
+    ))
 }
 
 fn report(suite: Suite, complaints: Vec<String>) -> Result<()> {

@@ -29,8 +29,9 @@ const USAGE: &str = "usage: cargo xtask TASK
       Runs one conformance suite, prints its results as JSON; fails on a failure that is not expected.
   conformance --url URL --through URL --suite SUITE [--expected FILE]
       Runs it directly and through the gateway and fails on what is lost.
-  conformance --gate [--only SUITE]
-      Starts the feature server and a gateway in front of it and compares all suites.
+  conformance --gate [--full] [--only CELL]
+      Starts the feature server and a gateway in front of it and compares all suites, then has the
+      suite look at the gateway as a client. --full adds the cells across eras (`SUITE-across`).
 ";
 
 fn main() -> ExitCode {

@@ -161,7 +161,10 @@ fn doctests(context: &Context) -> Result<()> {
 
 fn conformance(context: &Context) -> Result<()> {
     match conformance::available(&context.cache) {
-        Ok(()) => conformance::gate(context.workspace, None),
+        Ok(()) => {
+            let depth = if context.depth == Depth::Full { conformance::Depth::Full } else { conformance::Depth::Usual };
+            conformance::gate(context.workspace, depth, None)
+        }
         Err(error) if tools::in_ci() => Err(error),
         Err(error) => {
             eprintln!("SKIPPED: {error:#}");

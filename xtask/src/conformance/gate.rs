@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::{Depth, suite::Suite};
 use crate::{
     process::{self, Running},
     workspace::Workspace,
@@ -21,6 +22,37 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const SERVER: &str = "feature";
 /// Environment variable with the path of the binary to test, if it is not the debug build.
 const BINARY_VARIABLE: &str = "FAIRLEAD_BINARY";
+
+/// In which era the gateway talks to the feature server, which speaks both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upstream {
+    /// In that of the suite.
+    Same,
+    /// In the other one.
+    Across,
+}
+
+impl Upstream {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Same, Self::Across];
+
+    /// The least depth it belongs to.
+    pub(super) fn depth(self) -> Depth {
+        match self {
+            Self::Same => Depth::Usual,
+            Self::Across => Depth::Full,
+        }
+    }
+
+    /// The revision the gateway is told to speak, where it is told.
+    pub(super) fn revision(self, suite: Suite) -> Option<&'static str> {
+        match (self, suite) {
+            (Self::Same, _) | (Self::Across, Suite::Old) => None,
+            (Self::Across, Suite::New2025) => Suite::New2026.revision(),
+            (Self::Across, Suite::New2026) => Suite::New2025.revision(),
+        }
+    }
+}
 
 /// Both processes; they end when this is dropped, the gateway first.
 pub(super) struct Processes {
@@ -34,12 +66,9 @@ pub(super) struct Processes {
 impl Processes {
     /// Starts both and waits until they are ready.
     /// `name` is the directory of this run under `target/conformance`, emptied before and kept afterwards.
-    pub(super) fn start(workspace: &Workspace, name: &str) -> Result<Self> {
-        let binary = std::env::var_os(BINARY_VARIABLE)
-            .map_or_else(|| workspace.target_directory().join("debug/fairlead"), PathBuf::from);
-        if !binary.is_file() {
-            bail!("{} is not there; `cargo build -p fairlead` builds it", binary.display());
-        }
+    /// With a `revision` the gateway speaks that one to the server instead of detecting one.
+    pub(super) fn start(workspace: &Workspace, name: &str, revision: Option<&str>) -> Result<Self> {
+        let binary = binary(workspace)?;
         let (server_address, gateway_address) = (process::free_address()?, process::free_address()?);
         let directory = workspace.target_directory().join("conformance").join(name);
         if directory.exists() {
@@ -47,7 +76,7 @@ impl Processes {
         }
         std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let config = directory.join("fairlead.yaml");
-        std::fs::write(&config, configuration(gateway_address, server_address))?;
+        std::fs::write(&config, configuration(gateway_address, server_address, revision))?;
 
         let mut server = Running::start(
             "the feature server",
@@ -83,9 +112,20 @@ impl Processes {
     }
 }
 
-fn configuration(gateway: SocketAddr, server: SocketAddr) -> String {
+/// The binary under test.
+pub(super) fn binary(workspace: &Workspace) -> Result<PathBuf> {
+    let binary = std::env::var_os(BINARY_VARIABLE)
+        .map_or_else(|| workspace.target_directory().join("debug/fairlead"), PathBuf::from);
+    if !binary.is_file() {
+        bail!("{} is not there; `cargo build -p fairlead` builds it", binary.display());
+    }
+    Ok(binary)
+}
+
+fn configuration(gateway: SocketAddr, server: SocketAddr, revision: Option<&str>) -> String {
+    let protocol = revision.map(|revision| format!("    protocol: \"{revision}\"\n")).unwrap_or_default();
     format!(
-        "listen: {{ address: {gateway} }}\nadmin: off\ndata_dir: data\nservers:\n  {SERVER}:\n    url: http://{server}/mcp\n"
+        "listen: {{ address: {gateway} }}\nadmin: off\ndata_dir: data\nservers:\n  {SERVER}:\n    url: http://{server}/mcp\n{protocol}"
     )
 }
 

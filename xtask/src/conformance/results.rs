@@ -1,5 +1,5 @@
-//! Results of one run. The suite writes a directory `server-<scenario>-<time>` per scenario with a
-//! `checks.json` in it: a list of checks with an `id` and a `status`.
+//! Results of one run. The suite writes a directory `server-<scenario>-<time>` per scenario (without `server-` when it
+//! looks at a client) with a `checks.json` in it: a list of checks with an `id` and a `status`.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -69,6 +69,11 @@ impl Results {
         Ok(results)
     }
 
+    /// Takes over the scenarios of `other`.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.scenarios.extend(other.scenarios);
+    }
+
     /// Adds one scenario from its `checks.json`.
     pub(crate) fn add(&mut self, scenario: &str, checks: &Value) {
         let known = self.scenarios.entry(scenario.to_owned()).or_default();
@@ -128,10 +133,10 @@ pub(crate) fn passes(checks: &Checks) -> bool {
     !checks.is_empty() && checks.values().all(|(status, _)| *status != Status::Failure)
 }
 
-/// `server-tools-list-2026-11-20T09-38-40-426Z` is the scenario `tools-list`.
+/// `server-tools-list-2026-11-20T09-38-40-426Z` is the scenario `tools-list`, of a client without the first word.
 fn scenario_of(directory: &str) -> Option<&str> {
     const TIME: usize = "-2026-11-20T09-38-40-426Z".len();
-    let rest = directory.strip_prefix("server-")?;
+    let rest = directory.strip_prefix("server-").unwrap_or(directory);
     let cut = rest.len().checked_sub(TIME)?;
     (rest.is_char_boundary(cut) && rest.ends_with('Z')).then(|| &rest[..cut])
 }

@@ -50,6 +50,15 @@ impl Suite {
             .with_context(|| format!("no such suite: {name} (there are old, new-2025, new-2026)"))
     }
 
+    /// The revision whose requirements it is run with.
+    pub(crate) fn revision(self) -> Option<&'static str> {
+        match self {
+            Self::Old => None,
+            Self::New2025 => Some("2025-11-25"),
+            Self::New2026 => Some("2026-07-28"),
+        }
+    }
+
     fn group(self) -> &'static str {
         match self {
             Self::Old => CONFORMANCE_OLD,
@@ -58,11 +67,7 @@ impl Suite {
     }
 
     fn selection(self) -> [&'static str; 2] {
-        match self {
-            Self::Old => ["--suite", "all"],
-            Self::New2025 => ["--requirements", "2025-11-25"],
-            Self::New2026 => ["--requirements", "2026-07-28"],
-        }
+        self.revision().map_or(["--suite", "all"], |revision| ["--requirements", revision])
     }
 
     /// How many scenarios the locked version has: fewer means that it stopped in the middle.
@@ -74,7 +79,7 @@ impl Suite {
         }
     }
 
-    fn program(self, cache: &Cache) -> PathBuf {
+    pub(super) fn program(self, cache: &Cache) -> PathBuf {
         cache.path(&format!("{}/node_modules/.bin/conformance", self.group()))
     }
 
@@ -114,17 +119,18 @@ impl Suite {
     }
 }
 
-fn node(cache: &Cache) -> PathBuf {
+/// The Node.js that runs the suites.
+pub(super) fn node(cache: &Cache) -> PathBuf {
     cache.path(&format!("{NODE22}/bin/node"))
 }
 
 /// A directory for one run, removed afterwards.
-struct Scratch {
-    path: PathBuf,
+pub(super) struct Scratch {
+    pub(super) path: PathBuf,
 }
 
 impl Scratch {
-    fn new(cache: &Cache, name: &str) -> Result<Self> {
+    pub(super) fn new(cache: &Cache, name: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = cache.path(&format!("run/{name}-{}-{number}", std::process::id()));
