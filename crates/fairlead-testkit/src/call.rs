@@ -37,6 +37,7 @@ pub(crate) async fn run(
         // The sender is dropped only when the call has ended.
         Ok(_) = cancelled.wait_for(|cancelled| *cancelled) => {
             exchange.core.note_cancelled(id);
+            exchange.core.note_cancelled_call(params);
             return Outcome::Silent;
         }
         outcome = steps(exchange, script, tool, incoming, params) => outcome,

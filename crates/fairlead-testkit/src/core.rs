@@ -41,6 +41,7 @@ pub(crate) struct Core {
     /// How often the list of tools changed; odd means the extra tool is there.
     pub(crate) list_changes: AtomicU64,
     cancelled: Mutex<Vec<String>>,
+    cancelled_calls: Mutex<Vec<Value>>,
     pub(crate) calls_finished: AtomicU64,
     /// How often a URL was required.
     pub(crate) urls_required: AtomicU64,
@@ -60,6 +61,7 @@ impl Core {
             listeners: Mutex::default(),
             list_changes: AtomicU64::new(0),
             cancelled: Mutex::default(),
+            cancelled_calls: Mutex::default(),
             calls_finished: AtomicU64::new(0),
             urls_required: AtomicU64::new(0),
             tasks: Tasks::default(),
@@ -128,6 +130,15 @@ impl Core {
 
     pub(crate) fn note_cancelled(&self, id: &str) {
         self.cancelled.lock().expect("invariant: nobody panics while noting").push(id.to_owned());
+    }
+
+    /// Notes the parameters of a call that was cancelled while it ran.
+    pub(crate) fn note_cancelled_call(&self, params: &Value) {
+        self.cancelled_calls.lock().expect("invariant: nobody panics while noting").push(params.clone());
+    }
+
+    pub(crate) fn cancelled_calls(&self) -> Vec<Value> {
+        self.cancelled_calls.lock().expect("invariant: nobody panics while noting").clone()
     }
 
     pub(crate) fn cancelled(&self) -> Vec<String> {

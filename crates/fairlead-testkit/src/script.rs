@@ -587,6 +587,8 @@ pub enum Question {
     ElicitationUrl,
     /// `sampling/createMessage`.
     Sampling,
+    /// `sampling/createMessage` with tools.
+    SamplingTools,
     /// `roots/list`.
     Roots,
     /// `ping`.
@@ -597,7 +599,7 @@ impl Question {
     pub(crate) fn method(self) -> &'static str {
         match self {
             Self::Elicitation | Self::ElicitationUrl => "elicitation/create",
-            Self::Sampling => "sampling/createMessage",
+            Self::Sampling | Self::SamplingTools => "sampling/createMessage",
             Self::Roots => "roots/list",
             Self::Ping => "ping",
         }
@@ -619,6 +621,12 @@ impl Question {
             Self::Sampling => json!({
                 "messages": [{"role": "user", "content": {"type": "text", "text": "What is the capital of France?"}}],
                 "maxTokens": 100,
+            }),
+            Self::SamplingTools => json!({
+                "messages": [{"role": "user", "content": {"type": "text", "text": "How warm is it in Paris?"}}],
+                "maxTokens": 100,
+                "tools": [{"name": "weather", "inputSchema": {"type": "object"}}],
+                "toolChoice": {"mode": "required"},
             }),
             Self::Roots | Self::Ping => json!({}),
         }

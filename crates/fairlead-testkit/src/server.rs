@@ -241,6 +241,11 @@ impl ScriptedServer {
         self.core.cancelled()
     }
 
+    /// The parameters of the calls that were cancelled while they ran.
+    pub fn cancelled_calls(&self) -> Vec<Value> {
+        self.core.cancelled_calls()
+    }
+
     /// Calls that ran to their end.
     pub fn calls_finished(&self) -> u64 {
         self.core.calls_finished.load(Ordering::Relaxed)

@@ -11,6 +11,7 @@ mod broken;
 mod extensions;
 mod healing;
 mod leaks;
+mod matrix;
 mod names;
 mod protocol;
 mod questions;
