@@ -3,6 +3,7 @@
 mod calls;
 mod changes;
 mod fidelity;
+mod generated;
 mod in_flight;
 mod lists;
 mod mirrored;

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::direct;
 use crate::support::{Gateway, MODERN, NEWEST_LEGACY};
 
-const ID: &str = "\"client-7\"";
-const TOKEN: &str = "\"client-token\"";
+pub(super) const ID: &str = "\"client-7\"";
+pub(super) const TOKEN: &str = "\"client-token\"";
 /// What every modern request carries.
-const META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"telepathy":{"range":1e3}}"#;
+pub(super) const META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"telepathy":{"range":1e3}}"#;
 
 /// Results that typed implementations lose something of, by the tool that gives them.
 const RESULTS: [(&str, &str); 7] = [
@@ -95,13 +95,13 @@ fn script(modern: bool) -> Script {
 }
 
 /// The client's message with the server's view of id and token.
-fn as_sent(client: &str, received: &Bytes) -> String {
+pub(super) fn as_sent(client: &str, received: &Bytes) -> String {
     let seen: Value = serde_json::from_slice(received).unwrap();
     let token = &seen["params"]["_meta"]["progressToken"];
     client.replace(ID, &seen["id"].to_string()).replace(TOKEN, &token.to_string()).trim_end().to_owned()
 }
 
-async fn send(client: &McpClient, modern: bool, method: &str, name: &str, body: &str) -> Vec<String> {
+pub(super) async fn send(client: &McpClient, modern: bool, method: &str, name: &str, body: &str) -> Vec<String> {
     let headers = [("mcp-method", method), ("mcp-name", name)];
     let answer = client.post_raw(body.to_owned(), if modern { &headers } else { &[] }).await.unwrap();
     // An event without data is no message.
@@ -179,13 +179,13 @@ async fn a_listen_filter_arrives_with_what_only_the_server_knows() {
     let server = ScriptedServer::start(Script::modern()).await;
     let gateway = Gateway::start(&format!("servers: {{ a: {{ url: \"{}\" }} }}\n", server.url())).await;
     let client = gateway.modern("/servers/a/mcp");
-    let filter = json!({"toolsListChanged": true, "taskIds": ["t1"], "vendor": 1});
+    let filter = json!({"toolsListChanged": true, "vendor": {"own": [1.0]}});
     let mut stream = client.start("subscriptions/listen", json!({"notifications": filter})).await.unwrap();
     let first = stream.next(5 * crate::support::SECOND).await.unwrap().unwrap().json();
     assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
     assert_eq!(first["params"]["notifications"], filter);
     let listens = server.received_method("subscriptions/listen");
-    let listen = listens.iter().find(|listen| listen.json()["params"]["notifications"]["vendor"] == 1).unwrap();
+    let listen = listens.iter().find(|listen| listen.json()["params"]["notifications"]["vendor"].is_object()).unwrap();
     assert_eq!(listen.json()["params"]["notifications"], filter);
     assert_eq!(listen.header("mcp-protocol-version"), Some(MODERN));
 }
