@@ -63,6 +63,13 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
     if let Some(task) = &call.task {
         task.choose(&mut want);
     }
+    // A modern client is never asked anything about a completion, so not for its roots either.
+    if call.era == Era::Modern
+        && call.frame.method_class() == Method::Complete
+        && target.upstream.handle.peek().asks.roots
+    {
+        want.capabilities = want.capabilities.without_questions();
+    }
     want
 }
 

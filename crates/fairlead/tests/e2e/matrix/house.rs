@@ -26,7 +26,8 @@ impl House {
         let (mut servers, mut rooted) = (Vec::new(), Vec::new());
         let mut yaml = "servers:\n".to_owned();
         for revision in REVISIONS {
-            let follower = Script::speaking(revision).tool(ToolScript::new("roots").ask(Question::Roots, Via::Call));
+            let asks = ToolScript::new("roots").ask(Question::Roots, Via::Call);
+            let follower = Script::speaking(revision).resources_and_prompts(0, 1).tool(asks);
             servers.push(ScriptedServer::start(script(revision)).await);
             rooted.push(ScriptedServer::start(follower).await);
             for (name, server) in [(server_name(revision), servers.last()), (rooted_name(revision), rooted.last())] {
@@ -193,11 +194,15 @@ impl Row {
 
     /// Calls the tool that asks for roots.
     pub(super) async fn call_rooted(&self) -> anyhow::Result<Value> {
-        let name = match self.merged {
-            true => format!("{}__roots", rooted_name(self.server_revision())),
-            false => "roots".to_owned(),
-        };
-        self.rooted.call(&name, json!({})).await
+        self.rooted.call(&self.rooted("roots"), json!({})).await
+    }
+
+    /// The name a tool or prompt of the server that follows roots has at the endpoint.
+    pub(super) fn rooted(&self, own: &str) -> String {
+        match self.merged {
+            true => format!("{}__{own}", rooted_name(self.server_revision())),
+            false => own.to_owned(),
+        }
     }
 
     /// What the client was asked so far.

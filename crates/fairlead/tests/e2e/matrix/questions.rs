@@ -44,6 +44,13 @@ pub(super) async fn asked(row: &Row, tool: &str) -> anyhow::Result<Outcome> {
 pub(super) async fn roots(row: &Row) -> anyhow::Result<Outcome> {
     let result = row.call_rooted().await?;
     ensure!(heard(&result)["result"]["roots"][0]["uri"] == row.root(), "the server heard {result}");
+    // Nobody can be asked for anything in the middle of this.
+    let params = json!({
+        "ref": {"type": "ref/prompt", "name": row.rooted("prompt_0")},
+        "argument": {"name": "who", "value": "v"},
+    });
+    let result = row.rooted.result("completion/complete", params).await?;
+    ensure!(result["completion"]["values"][0] == "v1", "the completion is {result}");
     Ok(Outcome::Passes)
 }
 
