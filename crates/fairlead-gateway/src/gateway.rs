@@ -80,7 +80,7 @@ pub(crate) struct Inner {
     /// Streams that outlive their connections.
     pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
     calls: AtomicUsize,
     streams: AtomicUsize,
@@ -178,7 +178,7 @@ impl Gateway {
                 let idle = sweeper.config().sessions.idle;
                 sweeper.0.sessions.expire_replays();
                 sweeper.0.sessions.sweep(idle);
-                sweeper.0.questions.sweep();
+                sweeper.0.questions.sweep(&sweeper.0.metrics);
                 sweeper.0.task_state.sweep();
             }
         });

@@ -1,6 +1,7 @@
 //! Questions of servers on their way to clients and back: who was asked, and where the answer goes.
 
 use bytes::Bytes;
+use fairlead_observe::{Metrics, QuestionOutcome};
 use fairlead_upstream::{Link, OpenQuestions};
 use fairlead_wire::{CapabilitySet, Field, Frame, Method, edit::Edits, list, message};
 use std::{
@@ -89,15 +90,16 @@ impl Drop for Asked {
         let Some(inner) = self.questions.upgrade() else { return };
         let open = inner.questions.lock().remove(&self.id);
         if let Some(open) = open {
-            open.asker.give_up("the caller went away");
+            open.asker.give_up(&inner.metrics, QuestionOutcome::Cancelled, "the caller went away");
         }
     }
 }
 
 impl Asker {
     /// Tells whoever asked that there will be no answer.
-    fn give_up(self, reason: &str) {
+    fn give_up(self, metrics: &Metrics, outcome: QuestionOutcome, reason: &str) {
         if let Asker::Server { link, id, count } = self {
+            metrics.server(link.server_name()).question(outcome);
             count.settled();
             link.push_soon(message::error(Some(&id), -32603, reason, None));
         }
@@ -173,10 +175,10 @@ impl Questions {
     }
 
     /// Gives up questions that are far too old.
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn sweep(&self, metrics: &Metrics) {
         let old: Vec<_> = self.lock().extract_if(|_, open| open.since.elapsed() >= MAX_AGE).collect();
         for (_, open) in old {
-            open.asker.give_up("the caller did not answer");
+            open.asker.give_up(metrics, QuestionOutcome::TimedOut, "the caller did not answer");
         }
     }
 }
