@@ -67,6 +67,8 @@ pub enum UpstreamErrorKind {
     TooLarge,
     /// The server no longer knows the session (legacy HTTP 404).
     SessionLost,
+    /// What the request is about went with the connection it was made on.
+    Gone,
 }
 
 /// A failure of the exchange with a server. `Display` says what we were doing; the cause is `source`.
@@ -117,6 +119,7 @@ impl UpstreamError {
             UpstreamErrorKind::Garbage => Code::ServerGarbage,
             UpstreamErrorKind::AtCapacity => Code::ServerAtCapacity,
             UpstreamErrorKind::TooLarge => Code::ServerMessageTooLarge,
+            UpstreamErrorKind::Gone => Code::UnknownTask,
         }
     }
 

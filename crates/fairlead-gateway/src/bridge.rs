@@ -134,18 +134,23 @@ impl Bridge {
         })?;
         let responses = match demand.questions {
             None => None,
-            Some(questions) => Some(self.put(call, target, voice, questions).await?),
+            Some(questions) => {
+                let until = call.started + target.upstream.handle.config().timeout.call;
+                Some(self.put(call, target, voice, questions, until).await?)
+            }
         };
         Ok(request::with_answers(call, target, responses.as_deref(), demand.state))
     }
 
-    /// Asks the questions of a round all at once; returns the answers as the `inputResponses` object.
+    /// Asks the questions of a round all at once, and waits until `until`; returns the answers as the `inputResponses`
+    /// object.
     pub(crate) async fn put(
         &mut self,
         call: &Call,
         target: &Target,
         voice: &Voice,
         questions: &str,
+        until: Instant,
     ) -> Result<String, Refusal> {
         let server = target.upstream.handle.name().as_str();
         let declined = |text: String| Refusal::new(Code::QuestionDeclined, text);
@@ -195,7 +200,7 @@ impl Bridge {
                     }
                 }
             }));
-        let answers = patiently(call, target, voice, answers).await?;
+        let answers = patiently(call, target, voice, until, answers).await?;
         let mut responses = String::from("{");
         for (question, answer) in prepared.iter().zip(&answers) {
             let comma = if responses.len() > 1 { "," } else { "" };
@@ -281,21 +286,21 @@ impl<'a> Demand<'a> {
     }
 }
 
-/// Waits for people: the stream is kept alive, and only the call's deadline counts.
+/// Waits for people: the stream is kept alive, and only the deadline counts.
 async fn patiently<T>(
     call: &Call,
     target: &Target,
     voice: &Voice,
+    until: Instant,
     answers: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
     let handle = &target.upstream.handle;
-    let deadline = call.started + handle.config().timeout.call;
     let keep_alive = call.endpoint.config.listen.keep_alive;
     let mut answers = std::pin::pin!(answers);
     loop {
         tokio::select! {
             answers = &mut answers => return answers,
-            () = tokio::time::sleep_until(deadline) => {
+            () = tokio::time::sleep_until(until) => {
                 target.upstream.metrics.question(QuestionOutcome::TimedOut);
                 return Err(Refusal::new(
                     Code::QuestionDeclined,

@@ -3,7 +3,7 @@
 
 use crate::{call::Call, merged::own_info, skills, snapshot::Endpoint, tasks};
 use fairlead_upstream::{Peer, State};
-use fairlead_wire::{CapabilitySet, Era, Revision, list, message};
+use fairlead_wire::{CapabilitySet, Era, list, message};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// MCP Apps (SEP-1865).
@@ -87,18 +87,18 @@ fn extensions(endpoint: &Endpoint, era: Era) -> Option<String> {
     (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
-/// Capabilities of one server for a client of its own era: its own, less what the client's revision has no word for.
-pub(crate) fn transparent(peer: &Peer, revision: Revision) -> String {
-    if tasks::knows_tasks(revision) {
+/// Capabilities of one server for a client of its own era: its own, less tasks where the client has none.
+pub(crate) fn transparent(peer: &Peer, has_tasks: bool) -> String {
+    if has_tasks {
         return peer.capabilities.to_string();
     }
     without(&peer.capabilities, "tasks")
 }
 
-/// The capabilities object for a session of `revision`.
-pub(crate) fn for_session(endpoint: &Endpoint, revision: Revision) -> String {
+/// The capabilities object for a session.
+pub(crate) fn for_session(endpoint: &Endpoint, has_tasks: bool) -> String {
     let merged = merged(endpoint, Era::Legacy);
-    match tasks::capability(endpoint, Era::Legacy).filter(|_| tasks::knows_tasks(revision)) {
+    match tasks::capability(endpoint, Era::Legacy).filter(|_| has_tasks) {
         Some(settings) if merged.len() > 2 => format!("{{\"tasks\":{settings},{}", &merged[1..]),
         Some(settings) => format!("{{\"tasks\":{settings}}}"),
         None => merged,

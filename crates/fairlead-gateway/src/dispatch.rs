@@ -201,6 +201,9 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
     let timeout = &target.upstream.handle.config().timeout;
     let mut edits = target.edits.clone();
     let mut headers = Vec::new();
+    if frame.span(Field::Task).is_some() && !may_say_task(call, frame, link) {
+        edits.remove_member(frame, Field::Task);
+    }
     match (call.era, link) {
         (Era::Legacy, Era::Legacy) => {}
         (Era::Modern, Era::Modern) => match &call.param_headers {
@@ -222,7 +225,6 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
         }
         (Era::Legacy, Era::Modern) => {
             bridge::add_meta(call, frame, &mut edits);
-            edits.remove_member(frame, Field::Task);
             headers = mirrored(call, target);
         }
     }
@@ -238,6 +240,18 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
         _ => (call.started + timeout.call, timeout.idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
+}
+
+/// Whether a request's `params.task` is for the server: only where what comes of it is followed. A task of a client that
+/// has no word for it would run on for nobody, and ask whoever else there is.
+fn may_say_task(call: &Call, frame: &Frame, link: Era) -> bool {
+    match (call.era, link) {
+        (Era::Modern, Era::Modern) => true,
+        (Era::Legacy, Era::Modern) => false,
+        (_, Era::Legacy) => {
+            frame.method_class() == Method::Other || call.task.as_ref().is_some_and(|task| task.makes())
+        }
+    }
 }
 
 /// The headers that a tool wants some of its arguments in, for a client that does not send them.

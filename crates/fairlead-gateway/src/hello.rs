@@ -3,7 +3,7 @@
 
 use crate::{
     answer, body::Body, call::Call, capabilities, gateway::Gateway, response::json, session::SessionError,
-    snapshot::Endpoint,
+    snapshot::Endpoint, tasks,
 };
 use fairlead_core::{Caller, Code, Refusal};
 use fairlead_upstream::State;
@@ -14,12 +14,13 @@ use std::sync::Arc;
 /// How long a modern client may keep the answer, in milliseconds.
 const TTL_MS: u64 = 5_000;
 
-/// Opens a session.
+/// Opens a session. Of one that its client `keeps` not, nothing is promised that needs it.
 pub(crate) async fn initialize(
     gateway: &Gateway,
     endpoint: &Arc<Endpoint>,
     caller: &Caller,
     frame: &Frame,
+    keeps: bool,
 ) -> Result<Response<Body>, Refusal> {
     let requested = frame
         .str(Field::ParamProtocolVersion)
@@ -48,9 +49,10 @@ pub(crate) async fn initialize(
             Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
         }
     })?;
+    let has_tasks = keeps && tasks::knows_tasks(revision);
     let result = match capabilities::same_era_peer(endpoint, Era::Legacy) {
-        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer, revision), revision),
-        None => own_result(endpoint, revision),
+        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer, has_tasks), revision),
+        None => own_result(endpoint, revision, has_tasks),
     };
     let id = frame.id().unwrap_or("null");
     let mut response = json(StatusCode::OK, message::result(id, &result));
@@ -76,14 +78,14 @@ fn same_era_result(answer: &str, capabilities: &str, revision: Revision) -> Stri
     String::from_utf8(edited.to_vec()).expect("invariant: spliced from text")
 }
 
-fn own_result(endpoint: &Endpoint, revision: Revision) -> String {
+fn own_result(endpoint: &Endpoint, revision: Revision, has_tasks: bool) -> String {
     let instructions = capabilities::instructions(endpoint, Era::Legacy)
         .map(|text| format!(",\"instructions\":{}", message::quote(&text)))
         .unwrap_or_default();
     format!(
         "{{\"protocolVersion\":\"{}\",\"capabilities\":{},\"serverInfo\":{}{instructions}}}",
         revision.as_str(),
-        capabilities::for_session(endpoint, revision),
+        capabilities::for_session(endpoint, has_tasks),
         capabilities::server_info(endpoint, Era::Legacy),
     )
 }

@@ -211,9 +211,10 @@ fn park(call: &Call, target: &Target, mut parked: Box<Parked>, until: Instant) -
     if let Some(exchange) = parked.exchange() {
         exchange.occupy(call.user);
     }
+    // Whoever has the exchange answers for the task behind it.
+    parked.task = tasks::hand_over(call);
     match call.gateway.0.parking.park(&call.gateway.0, config, parked) {
         Ok(place) => {
-            tasks::goes_on(call);
             let instance = call.gateway.0.parking.instance;
             let what = What::Parked { instance, call: place.call, round: place.round };
             record::call(call, target, CallStatus::Ok);
@@ -342,6 +343,9 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
     let metrics = Arc::clone(&parked.metrics);
     let timeout = target.upstream.handle.config().timeout.call;
     call.brought = Some(Box::new(Brought { roots: None, rounds: parked.rounds, counts: parked.asked.counts() }));
+    if let Some(behind) = parked.task.take() {
+        tasks::take_up(&mut call, behind);
+    }
     let mut said = Vec::new();
     let mut is_new = !parked.heard.is_empty();
     if let Some(exchange) = parked.exchange() {

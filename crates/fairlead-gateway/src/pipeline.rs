@@ -210,7 +210,8 @@ impl Entry<'_> {
     async fn legacy_message(&self, frame: &Frame) -> Result<Response<Body>, Refusal> {
         if frame.kind() == Kind::Request && frame.method_class() == Method::Initialize {
             admit::gateway(self.gateway)?;
-            return Box::pin(hello::initialize(self.gateway, self.endpoint, &self.caller, frame)).await;
+            let keeps = !never_sends_its_id(self.endpoint, self.headers);
+            return Box::pin(hello::initialize(self.gateway, self.endpoint, &self.caller, frame, keeps)).await;
         }
         let session = self.session().await?;
         match frame.kind() {
@@ -358,9 +359,9 @@ fn is_fleeting(call: &Call) -> bool {
     call.session.as_ref().is_some_and(|session| session.is_fleeting())
 }
 
-/// Whether tasks are part of the core in the session's revision.
+/// Whether tasks are part of the core for the client.
 fn has_tasks(call: &Call) -> bool {
-    call.session.as_ref().is_some_and(|session| tasks::knows_tasks(session.revision))
+    call.session.as_ref().is_some_and(|session| tasks::has_any(session))
 }
 
 /// What only the server knows is passed on where server and client are of one era: on the path of a

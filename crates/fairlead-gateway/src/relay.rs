@@ -95,7 +95,7 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
         ServerEvent::ResourceUpdated { key, uri, frame } => watching::updated(gateway, handle, &key, &uri, &frame),
         ServerEvent::Rewatched { key } => watching::anything_updated(gateway, handle, Some(&key)),
         ServerEvent::Unwatchable { key } => watching::unwatchable(gateway, handle.name(), Some(&key)),
-        ServerEvent::TaskStatus { frame } => tasks::status(gateway, handle, &frame),
+        ServerEvent::TaskStatus { link, frame } => tasks::status(gateway, handle, link, &frame),
         ServerEvent::QuestionDeclined => {
             gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
         }

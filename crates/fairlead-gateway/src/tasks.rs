@@ -27,7 +27,7 @@ mod to_modern;
 
 pub(crate) use follow::{follow, followed, listens, needs_extension};
 pub(crate) use listing::list;
-pub(crate) use polled::begin as begin_polled;
+pub(crate) use polled::{Behind, begin as begin_polled};
 pub(crate) use shape::{answer as shape_answer, client_answer, notification, question, status, unmarked};
 pub(crate) use table::Table;
 pub(crate) use to_legacy::Watches;
@@ -48,7 +48,7 @@ use fairlead_wire::{Era, Field, Method, Revision, list as json_list, message};
 use handle::{Handle, Home};
 use http::{Response, StatusCode};
 use object::Status;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use table::{Bounds, Outcome};
 
 /// The extension's name.
@@ -82,8 +82,8 @@ pub(crate) enum Asked {
     Makes {
         /// How long the client wants it to be kept.
         ttl_ms: Option<u64>,
-        /// What the call went over.
-        link: OnceLock<Arc<Link>>,
+        /// What the call went over last: it may be sent a second time over another link.
+        link: Mutex<Option<Arc<Link>>>,
     },
     /// It is about one.
     About {
@@ -99,10 +99,17 @@ impl Asked {
     /// Notes the link of an exchange.
     pub(crate) fn goes_over(&self, link: &Arc<Link>) {
         match self {
-            Self::Makes { link: noted, .. } => _ = noted.set(Arc::clone(link)),
+            Self::Makes { link: noted, .. } => {
+                *noted.lock().expect("invariant: no panic under this lock") = Some(Arc::clone(link));
+            }
             Self::Polled(polled) => polled.goes_over(link),
             Self::About { .. } => {}
         }
+    }
+
+    /// Whether the server is asked for a task with `params.task`.
+    pub(crate) fn makes(&self) -> bool {
+        matches!(self, Self::Makes { .. } | Self::Polled(_))
     }
 
     /// Asks for the connection that the task was made on.
@@ -126,14 +133,14 @@ impl Handle {
 pub(crate) fn concerns(call: &Call, target: &Target) -> bool {
     call.frame.method_class() == Method::ToolsCall
         && match &call.session {
-            Some(session) => call.frame.span(Field::Task).is_some() && knows_tasks(session.revision),
+            Some(session) => call.frame.span(Field::Task).is_some() && has_any(session),
             None => target.needs_task || call.capabilities.has_task_extension(),
         }
 }
 
 /// Notes with the call what may come of it.
 pub(crate) fn prepare(call: &mut Call, target: &mut Target) {
-    let link = OnceLock::new();
+    let link = Mutex::default();
     let asked = match call.era {
         Era::Legacy => {
             let ttl = call.frame.raw(Field::Task).and_then(|task| json_list::raw_member(task, "ttl"));
@@ -155,6 +162,12 @@ pub(crate) fn prepare(call: &mut Call, target: &mut Target) {
         Era::Modern => Asked::Makes { ttl_ms: None, link },
     };
     call.task = Some(Box::new(asked));
+}
+
+/// Whether a client has core tasks: in its revision, and in a session that is its own. One that never says which
+/// session is its own cannot be told from others, and has none.
+pub(crate) fn has_any(session: &Session) -> bool {
+    knows_tasks(session.revision) && !session.is_fleeting()
 }
 
 /// Whether clients of a revision have core tasks.
@@ -195,27 +208,33 @@ pub(crate) fn may_list(endpoint: &Endpoint) -> bool {
         || endpoint.servers.iter().any(|server| server.handle.peek().peer_for(Era::Legacy).is_none())
 }
 
-/// The call ends with a question, and another one goes on with it: the task behind it is not given up.
-pub(crate) fn goes_on(call: &Call) {
-    if let Some(Asked::Polled(polled)) = call.task.as_deref() {
-        polled.done();
+/// The call ends with a question, and another one goes on with it: the task behind it goes along.
+pub(crate) fn hand_over(call: &Call) -> Option<Behind> {
+    match call.task.as_deref() {
+        Some(Asked::Polled(polled)) => polled.take(),
+        _ => None,
     }
 }
 
+/// The call goes on with what another one began.
+pub(crate) fn take_up(call: &mut Call, behind: Behind) {
+    call.task = Some(Box::new(Asked::Polled(polled::Polled::of(behind))));
+}
+
 /// Whose tasks a call is about.
-fn owner(call: &Call) -> String {
+fn owner(call: &Call) -> Option<String> {
     owner_of(&call.caller, &call.endpoint.path, call.session.as_deref())
 }
 
-/// Callers that cannot be told apart are told apart by their sessions.
-fn owner_of(caller: &Caller, path: &str, session: Option<&Session>) -> String {
-    let session = match session {
-        Some(session) if *caller == Caller::anonymous() => {
-            session.id.get(session.id.len().saturating_sub(22)..).unwrap_or_default()
-        }
-        _ => "",
+/// Callers that cannot be told apart are told apart by their sessions; those without one own nothing.
+fn owner_of(caller: &Caller, path: &str, session: Option<&Session>) -> Option<String> {
+    let session = if *caller == Caller::anonymous() {
+        let id = &session.filter(|session| !session.is_fleeting())?.id;
+        id.get(id.len().saturating_sub(22)..)?
+    } else {
+        ""
     };
-    format!("{}\n{path}\n{session}", caller.key().as_str())
+    Some(format!("{}\n{path}\n{session}", caller.key().as_str()))
 }
 
 /// Answers a request about one task.
@@ -273,7 +292,8 @@ fn refused(call: &Call, refusal: &Refusal) -> Response<Body> {
 async fn kept(call: &Call, id: &str) -> Response<Body> {
     let table = &call.gateway.0.task_state.table;
     if table.get(id).is_none() {
-        table.recall(&owner(call), Bounds::of(&call.endpoint.config.tasks)).await;
+        let Some(owner) = owner(call) else { return refused(call, &handle::unknown()) };
+        table.recall(&owner, Bounds::of(&call.endpoint.config.tasks)).await;
     }
     let Some(entry) = table.get(id) else { return refused(call, &handle::unknown()) };
     match call.frame.method_class() {

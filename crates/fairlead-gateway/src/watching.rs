@@ -91,11 +91,14 @@ impl Outlet {
         Self { id: id.into(), out, lagged: AtomicBool::new(false), lost: Notify::new() }
     }
 
-    /// Queues a message. What there is no room for is made good once the client reads again.
-    pub(crate) fn say(&self, message: Bytes) {
-        if self.out.try_send(message).is_err() && !self.out.is_closed() && !self.lagged.swap(true, Ordering::Relaxed) {
+    /// Queues a message, and says whether there was room for it. What there was none for is made good once the client
+    /// reads again.
+    pub(crate) fn say(&self, message: Bytes) -> bool {
+        let said = self.out.try_send(message).is_ok();
+        if !said && !self.out.is_closed() && !self.lagged.swap(true, Ordering::Relaxed) {
             tracing::warn!("a listener reads too slowly; it is told again when it has caught up");
         }
+        said
     }
 
     /// Whether something was dropped since this was asked last.

@@ -35,6 +35,8 @@ pub enum ServerEvent {
     },
     /// A server said how a task of 2025-11-25 is.
     TaskStatus {
+        /// The link it came over: what a server calls a task is its own only there.
+        link: u64,
         /// The notification as it came.
         frame: Frame,
     },
@@ -75,7 +77,7 @@ pub(crate) enum LinkEvent {
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
     /// A server said how a task is.
-    TaskStatus { frame: Frame },
+    TaskStatus { link: u64, frame: Frame },
     /// A question of the server was declined.
     Declined,
     /// The server asked for roots.

@@ -120,8 +120,9 @@ pub enum Purpose {
     Call,
     /// What changes or reads the state of the session itself: subscriptions, log level.
     Session,
-    /// A request about something that was made on this link. When it is gone, any other of the key will do: the
-    /// server says whether it still knows.
+    /// A request about something that was made on this link. When it is gone, any other of the key will do over HTTP:
+    /// the server says whether it still knows. A process or a connection takes with it what was made on it: another may
+    /// call something else the same.
     Link(u64),
 }
 
@@ -345,14 +346,35 @@ impl ServerHandle {
     /// The link the caller may use, if it is open and free.
     fn pick_now(&self, want: &Want) -> Result<Option<Picked>, LeaseError> {
         let view = self.0.view.load();
+        if let Purpose::Link(id) = want.purpose {
+            if let Some(link) = self.made_on(&view, id, want) {
+                return Ok(Some((link, None)));
+            }
+            if !matches!(self.0.server.transport, Transport::Http(_)) {
+                let text = "the task went with the connection it was made on";
+                return Err(UpstreamError::new(UpstreamErrorKind::Gone, Outcome::NotMade, text).into());
+            }
+        }
         let Some(key) = self.key_for(&view, want)? else { return Ok(None) };
         let exclusive = self.is_exclusive(&view, want);
         let pools = self.0.pools.load();
         let Some(pool) = pools.get(&key) else { return Ok(None) };
-        if let Some(link) = chosen(pool, want) {
-            return Ok(Some((link, None)));
-        }
         Ok(pick(pool, exclusive, want.user).map(|link| (link, exclusive.then(|| Arc::clone(pool)))))
+    }
+
+    /// The very link that is wanted, while it is open. The roots it was opened with need not be known any more.
+    fn made_on(&self, view: &ServerView, id: u64, want: &Want) -> Option<Arc<Link>> {
+        let era = view.era_for(want.era)?;
+        let may_use = |key: &LinkKey| {
+            key.era == era && (era == Era::Modern || (key.capabilities == want.capabilities && key.share == want.share))
+        };
+        let pools = self.0.pools.load();
+        let open = pools.iter().filter(|(key, _)| may_use(key)).find_map(|(_, pool)| {
+            let links = pool.links.load();
+            links.iter().find(|link| link.id == id && !link.is_closed()).cloned()
+        })?;
+        open.used_by(want.user);
+        Some(open)
     }
 
     async fn wait_for_lease(&self, want: &Want, counted: Counted) -> Result<Lease, LeaseError> {
@@ -368,9 +390,6 @@ impl ServerHandle {
             };
             let exclusive = self.is_exclusive(&view, want);
             let pool = shared.pools.load().get(&key).cloned();
-            if let Some(link) = pool.as_ref().and_then(|pool| chosen(pool, want)) {
-                return Ok(Lease { link, pool: None, shared: counted.keep() });
-            }
             if let Some(pool) = &pool
                 && let Some(link) = pick(pool, exclusive, want.user)
             {
@@ -522,15 +541,6 @@ impl Drop for Counted {
 
 fn at_capacity(message: String) -> UpstreamError {
     UpstreamError::new(UpstreamErrorKind::AtCapacity, Outcome::NotMade, message)
-}
-
-/// The very link that is wanted, while it is open.
-fn chosen(pool: &Pool, want: &Want) -> Option<Arc<Link>> {
-    let Purpose::Link(id) = want.purpose else { return None };
-    let links = pool.links.load();
-    let link = links.iter().find(|link| link.id == id && !link.is_closed())?;
-    link.used_by(want.user);
-    Some(Arc::clone(link))
 }
 
 fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {

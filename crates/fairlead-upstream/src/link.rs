@@ -15,7 +15,7 @@ pub(crate) mod websocket;
 use crate::{exchange::Prepared, http_client::Worker};
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_wire::{CapabilitySet, Era, Revision, list};
+use fairlead_wire::{CapabilitySet, Era, Revision, list, message};
 use inbound::Inbound;
 use std::{
     fmt,
@@ -363,6 +363,11 @@ impl Link {
     /// Hands a message to the owner to send when it can: for those who cannot wait.
     pub fn push_soon(&self, message: Bytes) {
         self.inbound.tell(crate::event::LinkEvent::Push { link: self.id, message });
+    }
+
+    /// The same for a request whose answer is of no interest.
+    pub fn ask_soon(&self, method: &str, params: &str) {
+        self.push_soon(message::request(&self.take_id().to_string(), method, Some(params)));
     }
 
     /// Ends the link: DELETE for a legacy HTTP session, stop for a process. Bounded in time.

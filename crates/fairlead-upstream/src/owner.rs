@@ -32,6 +32,7 @@ use fairlead_wire::{CapabilitySet, Era, Revision};
 use remembered::Remembered;
 use std::{
     collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -190,11 +191,16 @@ pub fn start(
         relist_at: None,
         relisted: None,
         refresh_at: Instant::now() + environment.catalog.refresh,
-        next_link: 1,
+        next_link: first_link(),
         noted: false,
     };
     let task = tokio::spawn(owner.run());
     Running { handle: ServerHandle(shared), task }
+}
+
+/// A number at random, with room for more after it.
+fn first_link() -> u64 {
+    RandomState::new().hash_one(()) >> 1
 }
 
 struct Waiting {
@@ -248,6 +254,8 @@ struct Owner {
     /// When lists were asked for last because something changed.
     relisted: Option<Instant>,
     refresh_at: Instant,
+    /// What the next link is called. No two of a server are called the same, not even after a restart of the gateway:
+    /// what clients keep of a link must not lead to another one.
     next_link: u64,
     /// It was noted that the server never listed anything.
     noted: bool,
@@ -652,8 +660,8 @@ impl Owner {
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
             }
-            LinkEvent::TaskStatus { frame } => {
-                let _ = self.shared.events.send(ServerEvent::TaskStatus { frame });
+            LinkEvent::TaskStatus { link, frame } => {
+                let _ = self.shared.events.send(ServerEvent::TaskStatus { link, frame });
             }
             LinkEvent::Declined => {
                 let _ = self.shared.events.send(ServerEvent::QuestionDeclined);

@@ -90,19 +90,13 @@ impl Method {
     }
 
     /// Whether a server may ask its client something because of such a request: what reads lists or changes the
-    /// session itself gives no occasion to.
+    /// session itself gives no occasion to. What a task asks belongs to the request that waits for its result, not to
+    /// those that look at it.
     #[must_use]
     pub fn may_ask(self) -> bool {
         matches!(
             self,
-            Self::ToolsCall
-                | Self::ResourcesRead
-                | Self::PromptsGet
-                | Self::Complete
-                | Self::TasksGet
-                | Self::TasksResult
-                | Self::TasksUpdate
-                | Self::Other
+            Self::ToolsCall | Self::ResourcesRead | Self::PromptsGet | Self::Complete | Self::TasksResult | Self::Other
         )
     }
 }
@@ -110,6 +104,14 @@ impl Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_waits_for_a_tasks_result_is_asked_what_the_task_asks() {
+        assert!(Method::ToolsCall.may_ask() && Method::TasksResult.may_ask());
+        for look in [Method::TasksGet, Method::TasksUpdate, Method::TasksCancel, Method::TasksList] {
+            assert!(!look.may_ask(), "{look:?}");
+        }
+    }
 
     #[test]
     fn names_round_trip_and_are_exact() {

@@ -5,7 +5,7 @@
 //! once, and what it says meanwhile neither stops it nor piles up without bound.
 
 use super::asked::{Asked, Counts};
-use crate::gateway::Inner;
+use crate::{gateway::Inner, tasks::Behind};
 use aws_lc_rs::rand;
 use fairlead_core::UpstreamError;
 use fairlead_observe::{QuestionOutcome, ServerMetrics};
@@ -38,6 +38,8 @@ pub(super) struct Parked {
     pub(super) heard: VecDeque<Frame>,
     /// How it ended meanwhile.
     pub(super) end: Option<Result<Final, UpstreamError>>,
+    /// The task it waits for the result of, where its client knows of none. Given up with it.
+    pub(super) task: Option<Behind>,
     pub(super) metrics: Arc<ServerMetrics>,
     /// How often the client was asked.
     pub(super) rounds: u8,
@@ -55,6 +57,7 @@ impl Parked {
             exchange: Some(exchange),
             heard: VecDeque::new(),
             end: None,
+            task: None,
             metrics,
             rounds,
             until: Instant::now(),

@@ -15,46 +15,77 @@ use crate::{
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, Link, Purpose, Want};
 use fairlead_wire::{Era, Field, Kind, Method, list, message};
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
-/// The task behind a call; cancelled when the call ends without its result.
+/// What a call that only runs as a task has of it.
 #[derive(Default)]
-pub(crate) struct Polled {
-    /// The link the task was made on.
-    link: OnceLock<u64>,
-    made: OnceLock<(Arc<Link>, Handle)>,
-    is_over: AtomicBool,
+pub(crate) struct Polled(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// The link that was used last.
+    link: Option<Arc<Link>>,
+    behind: Option<Behind>,
+}
+
+/// The task behind a call; cancelled when dropped without its result.
+pub(crate) struct Behind {
+    link: Arc<Link>,
+    /// What the server calls it.
+    own: Box<str>,
+    is_over: bool,
 }
 
 impl Polled {
-    /// Notes the link of the first exchange.
+    /// A call that goes on with the task of another one.
+    pub(super) fn of(behind: Behind) -> Self {
+        Self(Mutex::new(State { link: Some(Arc::clone(&behind.link)), behind: Some(behind) }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("invariant: no panic under this lock")
+    }
+
+    /// Notes the link of an exchange: of the one that makes the task the last try counts, and the result is waited
+    /// for where the task was made.
     pub(super) fn goes_over(&self, link: &Arc<Link>) {
-        let _ = self.link.set(link.id());
+        self.state().link = Some(Arc::clone(link));
     }
 
     /// Asks for that link again.
     pub(super) fn choose(&self, want: &mut Want) {
-        if let Some(link) = self.link.get() {
-            want.purpose = Purpose::Link(*link);
+        if let Some(link) = &self.state().link {
+            want.purpose = Purpose::Link(link.id());
         }
     }
 
-    /// The result is there.
+    /// The server has made the task.
+    fn made(&self, own: &str) {
+        let mut state = self.state();
+        let Some(link) = state.link.clone() else { return };
+        state.behind = Some(Behind { link, own: own.into(), is_over: false });
+    }
+
+    /// The answer is there.
     pub(super) fn done(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(mut behind) = self.take() {
+            behind.is_over = true;
+        }
+    }
+
+    /// The task, for somebody else to answer for.
+    pub(super) fn take(&self) -> Option<Behind> {
+        self.state().behind.take()
     }
 }
 
-impl Drop for Polled {
+impl Drop for Behind {
     fn drop(&mut self) {
-        if let Some((link, handle)) = self.made.get().filter(|_| !self.is_over.load(Ordering::Relaxed)) {
-            let params = format!("{{\"taskId\":{}}}", message::quote(&handle.own));
-            // Nobody waits for the answer; a text is an id that no exchange has.
-            link.push_soon(message::request("\"cancel\"", Method::TasksCancel.as_str(), Some(&params)));
+        if !self.is_over {
+            let params = format!("{{\"taskId\":{}}}", message::quote(&self.own));
+            // Nobody waits for the answer.
+            self.link.ask_soon(Method::TasksCancel.as_str(), &params);
         }
     }
 }
@@ -66,7 +97,7 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
     };
     let (answer, era) = match dispatch::begin_with(call, target, call.frame.clone(), quiet_until).await {
         Begun::Answered { answer, link } => (answer, link),
-        Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => match answered(exchange).await {
+        Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => match Making(exchange).answered().await {
             Ok((answer, link)) => (answer, link.key().era),
             Err(error) => return Begun::Failed(error),
         },
@@ -79,9 +110,10 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
         .and_then(|task| list::string_member(task, "taskId"));
     let Some(own) = own.filter(|_| era == Era::Legacy) else {
         // It answered at once, or refused.
-        polled.done();
         return Begun::Answered { answer, link: era };
     };
+    // From here on giving the call up gives the task up.
+    polled.made(&own);
     let handle = Handle {
         home: Home::Server(Era::Legacy),
         server: target.upstream.handle.name().as_str().into(),
@@ -94,22 +126,34 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
         return Begun::Failed(UpstreamError::new(UpstreamErrorKind::Garbage, Outcome::Unknown, text));
     };
     let begun = dispatch::begin_with(call, &Target::plain(&target.upstream), frame, quiet_until).await;
-    if let Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } = &begun {
-        let _ = polled.made.set((Arc::clone(exchange.link()), handle));
+    if let Begun::Answered { .. } = &begun {
+        polled.done();
     }
     begun
 }
 
-/// The answer of an exchange in which nobody is asked or told anything.
-async fn answered(mut exchange: Box<Exchange>) -> Result<(Final, Arc<Link>), UpstreamError> {
-    loop {
-        match exchange.next().await? {
-            Item::Final(answer) => return Ok((answer, Arc::clone(exchange.link()))),
-            Item::Message(frame) if frame.kind() == Kind::Request => {
-                let id = frame.id().unwrap_or("null");
-                exchange.link().push_soon(message::error(Some(id), -32603, "nobody can be asked now", None));
+/// The exchange that makes the task. Given up, its server is told.
+struct Making(Box<Exchange>);
+
+impl Making {
+    /// Its answer. Nobody is asked or told anything meanwhile.
+    async fn answered(mut self) -> Result<(Final, Arc<Link>), UpstreamError> {
+        loop {
+            match self.0.next().await? {
+                Item::Final(answer) => return Ok((answer, Arc::clone(self.0.link()))),
+                Item::Message(frame) if frame.kind() == Kind::Request => {
+                    let id = frame.id().unwrap_or("null");
+                    self.0.link().push_soon(message::error(Some(id), -32603, "nobody can be asked now", None));
+                }
+                Item::Message(_) => {}
             }
-            Item::Message(_) => {}
         }
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // Nothing happens when it has its answer.
+        self.0.cancel("the client closed the stream");
     }
 }

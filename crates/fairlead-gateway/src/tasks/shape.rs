@@ -31,12 +31,16 @@ pub(crate) fn answer(
 ) -> (StatusCode, Bytes) {
     let frame = &answer.frame;
     let ordinary = |edits: Edits| shape::ordinary(call, server, answer, link, edits);
+    if let Asked::Polled(polled) = asked {
+        polled.done();
+    }
     let (Kind::Result, Some(result)) = (frame.kind(), frame.raw(Field::Result)) else {
         return ordinary(Edits::new());
     };
     match asked {
         Asked::Makes { ttl_ms, link: over } => {
-            made(call, server, answer, link, result, *ttl_ms, over.get()).unwrap_or_else(|| ordinary(Edits::new()))
+            let over = over.lock().expect("invariant: no panic under this lock").clone();
+            made(call, server, answer, link, result, *ttl_ms, over.as_ref()).unwrap_or_else(|| ordinary(Edits::new()))
         }
         Asked::About { id, .. } if call.era == link => {
             let mut edits = Edits::new();
@@ -52,8 +56,7 @@ pub(crate) fn answer(
             (StatusCode::OK, message::result(call.id(), &view))
         }
         Asked::About { .. } => ordinary(Edits::new()),
-        Asked::Polled(polled) => {
-            polled.done();
+        Asked::Polled(_) => {
             let mut edits = Edits::new();
             if let (Some(span), Some(meta)) = (frame.span(Field::ResultMeta), frame.raw(Field::ResultMeta)) {
                 edits.replace(span, capabilities::without(meta, RELATED));
@@ -88,15 +91,18 @@ fn made(
         link: over.map_or(0, |link| link.id()),
     };
     let note = |id: &str, own: &str, view: &str, outcome| {
-        if call.era == Era::Legacy {
+        if call.era == Era::Legacy
+            && let Some(owner) = owner(call)
+        {
             let entry = Entry {
                 server: server.name.as_str().into(),
                 own: own.into(),
                 view: view.into(),
                 outcome,
                 cancelled: false,
+                link: over.map(|link| link.id()),
             };
-            call.gateway.0.task_state.table.note(id, &owner(call), entry, ttl_ms, bounds);
+            call.gateway.0.task_state.table.note(id, &owner, entry, ttl_ms, bounds);
         }
     };
     let Some(task) = task else {
@@ -113,7 +119,7 @@ fn made(
         let refusal = Refusal::new(Code::ServerGarbage, text);
         return Some((StatusCode::OK, crate::response::refusal_bytes(Some(call.id()), &refusal)));
     };
-    if let Some(over) = over.filter(|_| link == Era::Legacy) {
+    if let Some(over) = over {
         over.keep_for(Duration::from_millis(ttl_ms.unwrap_or(u64::MAX).min(bounds.ttl_ms)));
     }
     match (call.era, link) {
@@ -246,10 +252,7 @@ pub(crate) fn notification(call: &Call, server: &str, frame: &Frame) -> Option<B
     let own = frame.str(Field::TaskId)?;
     let id: Arc<str> = match call.task.as_deref() {
         Some(Asked::About { id, handle }) if *handle.own == *own => (&**id).into(),
-        _ => match call.gateway.0.task_state.table.of_server(server, &own) {
-            Some((id, owned_by)) if *owned_by == *owner(call) => id,
-            _ => return None,
-        },
+        _ => call.gateway.0.task_state.table.of_owner(server, &own, &owner(call)?)?,
     };
     Some(renamed(frame, &id))
 }
@@ -304,10 +307,10 @@ pub(crate) fn client_answer(gateway: &Gateway, session: &Session, message: Bytes
 }
 
 /// A server says outside any call how a task is. Told to the sessions whose task it is.
-pub(crate) fn status(gateway: &Gateway, handle: &ServerHandle, frame: &Frame) {
+pub(crate) fn status(gateway: &Gateway, handle: &ServerHandle, link: u64, frame: &Frame) {
     let table = &gateway.0.task_state.table;
     let Some(own) = frame.str(Field::TaskId) else { return };
-    let Some((id, owned_by)) = table.of_server(handle.name().as_str(), &own) else { return };
+    let Some((id, owned_by)) = table.of_link(handle.name().as_str(), &own, link) else { return };
     let Some(entry) = table.get(&id).filter(|entry| !entry.cancelled) else { return };
     drop(entry);
     let told = renamed(frame, &id);
@@ -315,7 +318,7 @@ pub(crate) fn status(gateway: &Gateway, handle: &ServerHandle, frame: &Frame) {
         table.saw(&id, &with_id(params, &id));
     }
     for session in gateway.sessions().listeners() {
-        if *super::owner_of(&session.caller, &session.path, Some(&session)) == *owned_by {
+        if super::owner_of(&session.caller, &session.path, Some(&session)).as_deref() == Some(&*owned_by) {
             session.say(&told);
         }
     }

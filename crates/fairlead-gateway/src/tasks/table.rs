@@ -66,6 +66,9 @@ pub(crate) struct Entry {
     pub(crate) outcome: Option<Outcome>,
     /// Its client cancelled it: whatever the server says, it stays so.
     pub(crate) cancelled: bool,
+    /// The link it was made on. What is read back from the store has none: that link is gone, and what a server says
+    /// over another one is of another task.
+    pub(crate) link: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -76,14 +79,17 @@ struct Kept {
     expires_ms: u64,
 }
 
+/// A server's name and what it calls a task.
+type Own = (Box<str>, Box<str>);
+
 #[derive(Debug, Default)]
 struct State {
     tasks: HashMap<Arc<str>, Kept>,
     /// Ids by age.
     by_age: BTreeSet<(u64, Arc<str>)>,
     by_owner: HashMap<Arc<str>, BTreeSet<(u64, Arc<str>)>>,
-    /// Ids by server and the server's id.
-    by_own: HashMap<(Box<str>, Box<str>), Arc<str>>,
+    /// Ids by server and the server's id, which is the same for several tasks where it has several links.
+    by_own: HashMap<Own, Vec<Arc<str>>>,
     /// Owners whose stored tasks were read.
     recalled: HashSet<Arc<str>>,
     kept_bytes: usize,
@@ -109,6 +115,12 @@ struct Body<'a> {
 }
 
 impl Entry {
+    /// By what the server's words about it are found.
+    fn named_by_server(&self) -> Option<Own> {
+        let is_named = self.link.is_some() && !self.own.is_empty();
+        is_named.then(|| (self.server.clone(), self.own.clone()))
+    }
+
     fn kept_bytes(&self) -> usize {
         match &self.outcome {
             Some(Outcome::Result(raw)) => raw.len(),
@@ -149,6 +161,7 @@ impl Entry {
             view: body.view.into(),
             outcome,
             cancelled: body.cancelled,
+            link: None,
         })
     }
 }
@@ -159,8 +172,8 @@ impl State {
         let age = (kept.created_ms, Arc::clone(&id));
         self.by_age.insert(age.clone());
         self.by_owner.entry(Arc::clone(&kept.owner)).or_default().insert(age);
-        if !kept.entry.own.is_empty() {
-            self.by_own.insert((kept.entry.server.clone(), kept.entry.own.clone()), Arc::clone(&id));
+        if let Some(own) = kept.entry.named_by_server() {
+            self.by_own.entry(own).or_default().push(Arc::clone(&id));
         }
         self.kept_bytes += kept.entry.kept_bytes();
         self.tasks.insert(id, kept);
@@ -176,9 +189,13 @@ impl State {
                 self.by_owner.remove(&kept.owner);
             }
         }
-        let own = (kept.entry.server.clone(), kept.entry.own.clone());
-        if self.by_own.get(&own) == Some(&id) {
-            self.by_own.remove(&own);
+        if let Some(own) = kept.entry.named_by_server()
+            && let Some(ids) = self.by_own.get_mut(&own)
+        {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_own.remove(&own);
+            }
         }
         self.kept_bytes -= kept.entry.kept_bytes();
         Some(kept)
@@ -246,11 +263,26 @@ impl Table {
         self.state().tasks.get(id).filter(|kept| kept.expires_ms > now).map(|kept| kept.entry.clone())
     }
 
-    /// The client's id of a server's task, with its owner.
-    pub(crate) fn of_server(&self, server: &str, own: &str) -> Option<(Arc<str>, Arc<str>)> {
+    /// The client's id of a task that was made on a link, with its owner.
+    pub(crate) fn of_link(&self, server: &str, own: &str, link: u64) -> Option<(Arc<str>, Arc<str>)> {
+        self.sole(server, own, |kept| kept.entry.link == Some(link))
+    }
+
+    /// The client's id of an owner's task. `None` also where it has two of that name.
+    pub(crate) fn of_owner(&self, server: &str, own: &str, owner: &str) -> Option<Arc<str>> {
+        self.sole(server, own, |kept| &*kept.owner == owner).map(|(id, _)| id)
+    }
+
+    /// The one of a server's tasks of a name that `is_meant`, with its owner.
+    fn sole(&self, server: &str, own: &str, is_meant: impl Fn(&Kept) -> bool) -> Option<(Arc<str>, Arc<str>)> {
         let state = self.state();
-        let id = state.by_own.get(&(server.into(), own.into()))?;
-        Some((Arc::clone(id), Arc::clone(&state.tasks.get(id)?.owner)))
+        let ids = state.by_own.get(&(server.into(), own.into()))?;
+        let mut meant =
+            ids.iter().filter_map(|id| state.tasks.get(id).filter(|kept| is_meant(kept)).map(|kept| (id, kept)));
+        match (meant.next(), meant.next()) {
+            (Some((id, kept)), None) => Some((Arc::clone(id), Arc::clone(&kept.owner))),
+            _ => None,
+        }
     }
 
     /// Notes what a task was seen to be. The store hears of it when the status is another.
@@ -407,7 +439,7 @@ mod tests {
 
     fn entry(own: &str) -> Entry {
         let view = format!("{{\"taskId\":\"w\",\"status\":\"working\",\"own\":\"{own}\"}}").into();
-        Entry { server: "s".into(), own: own.into(), view, outcome: None, cancelled: false }
+        Entry { server: "s".into(), own: own.into(), view, outcome: None, cancelled: false, link: Some(1) }
     }
 
     fn ids(table: &Table, owner: &str) -> Vec<String> {
@@ -430,8 +462,8 @@ mod tests {
             table.note(&format!("ann-{number}"), "ann", entry(&number.to_string()), None, BOUNDS);
         }
         assert_eq!(ids(&table, "ann"), ["ann-1", "ann-2", "ann-3"], "one more than a caller may have");
-        assert_eq!(table.of_server("s", "0"), None);
-        assert_eq!(&*table.of_server("s", "2").unwrap().0, "ann-2");
+        assert_eq!(table.of_link("s", "0", 1), None);
+        assert_eq!(&*table.of_link("s", "2", 1).unwrap().0, "ann-2");
         clock.advance(Duration::from_millis(1));
         for number in 0..3 {
             table.note(&format!("bob-{number}"), "bob", entry("x"), Some(10), BOUNDS);
@@ -449,6 +481,25 @@ mod tests {
         let state = table.state();
         assert!(state.tasks.is_empty() && state.by_age.is_empty());
         assert!(state.by_own.is_empty() && state.by_owner.is_empty());
+    }
+
+    #[test]
+    fn a_servers_name_for_a_task_is_good_on_its_link_alone() {
+        let table = Table::new(Arc::<Memory>::default(), Clock::manual(1_000));
+        let made = |id: &str, owner: &str, link| {
+            table.note(id, owner, Entry { link: Some(link), ..entry("1") }, None, BOUNDS);
+        };
+        made("a", "ann", 7);
+        made("b", "bob", 8);
+        let of_link = |link| table.of_link("s", "1", link).map(|(id, owner)| (id.to_string(), owner.to_string()));
+        assert_eq!(of_link(7), Some(("a".into(), "ann".into())));
+        assert_eq!(of_link(8), Some(("b".into(), "bob".into())));
+        assert_eq!(of_link(9), None);
+        assert_eq!(table.of_owner("s", "1", "ann").as_deref(), Some("a"));
+        assert_eq!(table.of_owner("s", "1", "eve"), None);
+        made("c", "ann", 9);
+        assert_eq!(table.of_owner("s", "1", "ann"), None, "it could be either");
+        assert_eq!(of_link(9), Some(("c".into(), "ann".into())));
     }
 
     #[tokio::test]
@@ -471,7 +522,7 @@ mod tests {
         table.recall("ann", BOUNDS).await;
         let found = table.get("a").unwrap();
         assert!(found.cancelled && Status::of(&found.view) == Status::Cancelled);
-        assert_eq!(&*table.of_server("s", "1").unwrap().0, "a");
+        assert_eq!(table.of_link("s", "1", 1), None, "the link is gone, and another may have a task of that name");
         assert!(matches!(table.get("b").unwrap().outcome, Some(Outcome::Result(raw)) if raw.len() == 12));
         assert!(matches!(table.get("c").unwrap().outcome, Some(Outcome::Lost)));
         assert_eq!(ids(&table, "ann"), ["a", "b", "c"]);

@@ -247,10 +247,15 @@ pub(super) async fn answer(call: &Call, upstream: &Upstream, id: &str, handle: &
     })
 }
 
-/// The members of the task as the extension shows it; `None` when the server has none to show.
-pub(super) async fn members(call: &Call, upstream: &Upstream, id: &str, handle: &Handle) -> Option<String> {
+/// The members of the task as the extension shows it; or the server's error.
+pub(super) async fn members(
+    call: &Call,
+    upstream: &Upstream,
+    id: &str,
+    handle: &Handle,
+) -> Result<Result<String, Frame>, UpstreamError> {
     let about = About { call, upstream, id, handle, target: Target::plain(upstream) };
-    about.detail().await.ok()?.ok().map(|(_, members)| members)
+    Ok(about.detail().await?.map(|(_, members)| members))
 }
 
 struct About<'a> {

@@ -70,6 +70,11 @@ enum Seen {
 }
 
 impl Waiting {
+    /// Until when the task is waited for.
+    fn deadline(&self) -> Instant {
+        self.call.started + self.call.endpoint.config.tasks.ttl
+    }
+
     async fn look(&self) -> Seen {
         match ask(&self.call, &self.upstream, &self.handle, Method::TasksGet, "").await {
             Ok(said) => self.read(said),
@@ -149,7 +154,7 @@ impl Waiting {
     /// Looks and asks until there is an outcome; `None` when the client went away.
     async fn follow(&self, voice: &Voice, bridge: &mut Bridge, mut task: String) -> Option<Bytes> {
         let config = &self.call.endpoint.config;
-        let deadline = self.call.started + config.tasks.ttl;
+        let deadline = self.deadline();
         let mut answered = HashSet::new();
         let mut quiet = Instant::now() + config.listen.keep_alive;
         loop {
@@ -195,7 +200,9 @@ impl Waiting {
 
     /// Asks the client, and brings its answers to the server.
     async fn put(&self, voice: &Voice, bridge: &mut Bridge, questions: &str) -> Result<(), Refusal> {
-        let responses = bridge.put(&self.call, &self.target, voice, questions).await?;
+        // The request may be as old as the task; the time to answer begins with the question.
+        let until = (Instant::now() + self.upstream.handle.config().timeout.call).min(self.deadline());
+        let responses = bridge.put(&self.call, &self.target, voice, questions, until).await?;
         let more = format!(",\"inputResponses\":{}", without_related(&responses));
         match ask(&self.call, &self.upstream, &self.handle, Method::TasksUpdate, &more).await {
             Ok(said) if said.frame.kind() == Kind::Error => {

@@ -196,7 +196,7 @@ impl Inbound {
                     self.updated(LinkEvent::ResourceUpdated { link: self.link, key: None, uri, frame });
                 }
             }
-            Method::TaskStatus => self.tell(LinkEvent::TaskStatus { frame }),
+            Method::TaskStatus => self.tell(LinkEvent::TaskStatus { link: self.link, frame }),
             Method::LogMessage | Method::ElicitationComplete | Method::Other => {
                 match self.sole_user.load(Ordering::Relaxed) {
                     0 | u64::MAX => {

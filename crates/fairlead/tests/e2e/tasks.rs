@@ -319,6 +319,115 @@ async fn a_plain_call_that_is_given_up_cancels_the_task_behind_it() {
 }
 
 #[tokio::test]
+async fn a_plain_call_that_is_given_up_before_anything_was_heard_cancels_the_task_behind_it() {
+    let world = world(Script::legacy(), "").await;
+    let plain = McpClient::new(&world.gateway.url("/mcp")).limit(PATIENCE).modern(MODERN);
+    let call = tokio::spawn(async move { plain.call("a__only_long", json!({})).await });
+    eventually(PATIENCE, "its result is waited for", || !world.server.received_method("tasks/result").is_empty()).await;
+    call.abort();
+    eventually(PATIENCE, "the task is cancelled", || !world.server.received_method("tasks/cancel").is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_plain_call_that_waits_for_an_answer_in_vain_cancels_the_task_behind_it() {
+    let world = world(Script::legacy(), "park: { ttl: 1s, gather: 100ms }").await;
+    let client = McpClient::new(&world.gateway.url("/mcp")).limit(PATIENCE);
+    let client = client.capabilities(json!({"elicitation": {}})).modern(MODERN);
+    let asked = client.result("tools/call", json!({"name": "a__only_asks"})).await.unwrap();
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    assert!(world.server.received_method("tasks/cancel").is_empty(), "it waits");
+    eventually(PATIENCE, "the task is cancelled", || !world.server.received_method("tasks/cancel").is_empty()).await;
+}
+
+#[tokio::test]
+async fn clients_that_cannot_be_told_apart_have_no_tasks() {
+    for (era, base) in bases() {
+        let world = world(base, "").await;
+        let fleeting = || {
+            let client = McpClient::new(&world.gateway.url("/mcp")).limit(PATIENCE);
+            client.header("user-agent", "Claude-User").header("mcp-protocol-version", NEWEST_LEGACY)
+        };
+        let [ann, eve] = [fleeting(), fleeting()];
+        let opened = ann.initialize_only(NEWEST_LEGACY).await.unwrap();
+        assert!(opened["capabilities"]["tasks"].is_null(), "{era}: {opened}");
+        ann.set_session(None);
+        world.server.clear_received();
+        let call = json!({"name": "a__slow", "arguments": {"q": 1.5}, "task": {"ttl": 50_000}});
+        let plain = ann.result("tools/call", call).await.unwrap();
+        assert!(plain["content"].is_array() && plain["task"].is_null(), "{era}: {plain}");
+        let call = world.server.received_method("tools/call")[0].json();
+        assert!(call["params"]["task"].is_null(), "{era}: {call}");
+        let other = legacy(&world.gateway, "/mcp").await;
+        let task = begin(&other, "a__long").await;
+        assert_eq!(refused(&eve, "tasks/list", json!({})).await["code"], -32601, "{era}");
+        for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
+            let error = refused(&eve, method, json!({"taskId": task["taskId"]})).await;
+            assert_eq!(error["code"], -32601, "{era} {method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_tasks_has_a_server_make_none() {
+    let world = world(Script::legacy(), "").await;
+    let older = world.gateway.legacy("/mcp", "2025-06-18").await;
+    let modern = McpClient::new(&world.gateway.url("/mcp")).limit(PATIENCE).modern(MODERN);
+    for client in [older, modern] {
+        world.server.clear_received();
+        let call = json!({"name": "a__slow", "arguments": {"q": 1.5}, "task": {"ttl": 50_000}});
+        let plain = client.result("tools/call", call).await.unwrap();
+        assert!(plain["content"].is_array() && plain["task"].is_null(), "{plain}");
+        let call = world.server.received_method("tools/call")[0].json();
+        assert!(call["params"]["task"].is_null() && call["params"]["arguments"] == json!({"q": 1.5}), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_task_asks_late_can_be_answered() {
+    let late = ToolScript::new("late").as_task().sleep(1_500).ask(Question::Elicitation, Via::Call);
+    let server = ScriptedServer::start(script(Script::modern()).tool(late)).await;
+    let yaml = format!("servers:\n  a: {{ url: \"{}\", timeout: {{ call: 1s }} }}\n", server.url());
+    let gateway = Gateway::start(&yaml).await;
+    let client = legacy(&gateway, "/mcp").await;
+    let task = begin(&client, "a__late").await;
+    let result = client.result("tasks/result", json!({"taskId": task["taskId"]})).await.unwrap();
+    assert_eq!(result["structuredContent"]["answers"][0]["result"]["content"]["name"], "ann", "{result}");
+}
+
+#[tokio::test]
+async fn two_processes_that_call_their_tasks_the_same_are_kept_apart() {
+    let server = StdioServer::new(script(Script::legacy()));
+    let gateway = Gateway::start(&format!("servers:\n  a: {{ {} }}\n", server.yaml())).await;
+    // What they can do differs, so each has a process; both have a `task-1`.
+    let [ann, bob] = [legacy(&gateway, "/mcp").await, gateway.legacy("/mcp", NEWEST_LEGACY).await];
+    let [mut hers, mut his] = [ann.open_get(None).await.unwrap(), bob.open_get(None).await.unwrap()];
+    let quick = begin(&ann, "a__slow").await;
+    let long = begin(&bob, "a__long").await;
+    let status = hers.next_method("notifications/tasks/status", PATIENCE).await.unwrap();
+    assert_eq!((&status["params"]["taskId"], &status["params"]["status"]), (&quick["taskId"], &json!("completed")));
+    let told = his.next_method("notifications/tasks/status", Duration::from_millis(300)).await;
+    assert!(told.is_err(), "{told:?}");
+    assert_eq!(get(&bob, &long["taskId"]).await["status"], "working");
+
+    // Another process calls another task the same.
+    for pid in server.living() {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
+    }
+    eventually(PATIENCE, "the processes are gone", || server.living().is_empty()).await;
+    let other = eventually_some(PATIENCE, "a task in a new process", async || {
+        let params = json!({"name": "a__long", "task": {"ttl": 50_000}});
+        Some(bob.result("tools/call", params).await.ok()?["task"].clone())
+    })
+    .await;
+    for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
+        let error = refused(&bob, method, json!({"taskId": long["taskId"]})).await;
+        assert!(is_unknown(&error), "{method}: {error}");
+    }
+    assert_eq!(get(&bob, &other["taskId"]).await["status"], "working", "nobody cancelled it");
+}
+
+#[tokio::test]
 async fn an_id_is_of_no_use_to_anybody_else() {
     for (era, base) in bases() {
         let world = world(base, "").await;
