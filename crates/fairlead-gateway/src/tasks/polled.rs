@@ -14,7 +14,7 @@ use crate::{
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, Link, Purpose, Want};
-use fairlead_wire::{Era, Field, Kind, Method, list, message};
+use fairlead_wire::{Era, Field, Frame, Kind, Method, list, message};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -97,7 +97,11 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
     };
     let (answer, era) = match dispatch::begin_with(call, target, call.frame.clone(), quiet_until).await {
         Begun::Answered { answer, link } => (answer, link),
-        Begun::Spoke { exchange, .. } | Begun::Quiet { exchange } => match Making(exchange).answered().await {
+        Begun::Spoke { exchange, frame } => match Making(exchange).answered(Some(&frame)).await {
+            Ok((answer, link)) => (answer, link.key().era),
+            Err(error) => return Begun::Failed(error),
+        },
+        Begun::Quiet { exchange } => match Making(exchange).answered(None).await {
             Ok((answer, link)) => (answer, link.key().era),
             Err(error) => return Begun::Failed(error),
         },
@@ -136,17 +140,24 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
 struct Making(Box<Exchange>);
 
 impl Making {
-    /// Its answer. Nobody is asked or told anything meanwhile.
-    async fn answered(mut self) -> Result<(Final, Arc<Link>), UpstreamError> {
+    /// Its answer, after what was `heard` already. Nobody is asked or told anything meanwhile.
+    async fn answered(mut self, heard: Option<&Frame>) -> Result<(Final, Arc<Link>), UpstreamError> {
+        if let Some(frame) = heard {
+            self.decline(frame);
+        }
         loop {
             match self.0.next().await? {
                 Item::Final(answer) => return Ok((answer, Arc::clone(self.0.link()))),
-                Item::Message(frame) if frame.kind() == Kind::Request => {
-                    let id = frame.id().unwrap_or("null");
-                    self.0.link().push_soon(message::error(Some(id), -32603, "nobody can be asked now", None));
-                }
-                Item::Message(_) => {}
+                Item::Message(frame) => self.decline(&frame),
             }
+        }
+    }
+
+    /// Answers a question; what is none is left out.
+    fn decline(&self, frame: &Frame) {
+        if frame.kind() == Kind::Request {
+            let id = frame.id().unwrap_or("null");
+            self.0.link().push_soon(message::error(Some(id), -32603, "nobody can be asked now", None));
         }
     }
 }

@@ -311,10 +311,8 @@ impl About<'_> {
         let (status, more) = match status {
             Status::Completed | Status::Failed => match self.outcome(watch.as_deref()).await? {
                 Some(outcome) => outcome,
-                None => (
-                    Status::Failed,
-                    r#","error":{"code":-32603,"message":"the task's result cannot be had"}"#.to_owned(),
-                ),
+                // It is there, and late. Whoever is told of an end does not ask again.
+                None => (Status::Working, String::new()),
             },
             Status::Working | Status::InputRequired => match watch.and_then(|watch| watch.questions()) {
                 Some(questions) => (Status::InputRequired, format!(",\"inputRequests\":{questions}")),
@@ -329,7 +327,8 @@ impl About<'_> {
         Ok(Ok((said.frame, members)))
     }
 
-    /// What came of a task that is over: its status in the extension's sense, and the member that says it.
+    /// What came of a task that is over: its status in the extension's sense, and the member that says it. `None` while
+    /// the server does not say.
     async fn outcome(&self, watch: Option<&Watch>) -> Result<Option<(Status, String)>, UpstreamError> {
         let watched = match watch {
             Some(watch) => watch.until(OUTCOME, Watch::outcome).await.flatten(),

@@ -126,12 +126,13 @@ impl HttpWire {
             shared.logs.store(true, Ordering::Relaxed);
         }
         let listens = shared.inbound.key.capabilities.asks_anything() || shared.logs.load(Ordering::Relaxed);
-        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id, task));
+        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id, task.clone()));
         let response = shared.clients.of(worker).request(request);
         let answer = AnswerStream {
             state: State::Head(response),
             id: prepared.id,
             method: prepared.method,
+            task,
             shared,
             worker,
             last_event: None,
@@ -471,6 +472,8 @@ struct AnswerStream {
     state: State,
     id: u64,
     method: Method,
+    /// The task whose result it waits for.
+    task: Option<Box<str>>,
     shared: Arc<Shared>,
     worker: Worker,
     last_event: Option<HeaderValue>,
@@ -687,6 +690,13 @@ impl AnswerStream {
                 | Method::ResourcesListChanged
                 | Method::ResourceUpdated
                     if self.method != Method::Listen =>
+                {
+                    self.shared.inbound.notification(frame);
+                    Ok(None)
+                }
+                // Servers say it on whatever stream is open; whose task it is, is not for this call to know.
+                Method::TaskStatus
+                    if self.task.is_none() || frame.str(Field::TaskId).as_deref() != self.task.as_deref() =>
                 {
                     self.shared.inbound.notification(frame);
                     Ok(None)
