@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use fairlead_core::{Refusal, UpstreamError};
 use fairlead_observe::{CallStatus, QuestionOutcome};
 use fairlead_upstream::{Exchange, Final, Item};
-use fairlead_wire::{Era, Frame, Kind, Method, message, sse};
+use fairlead_wire::{Era, Field, Frame, Kind, Method, edit::Edits, message, sse};
 use futures_util::Stream;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -144,15 +144,16 @@ async fn listed(notices: &mut Option<Box<ListNotices>>) -> Frame {
 }
 
 fn streamed(call: Box<Call>, target: Target, begun: Begun, said: Vec<Bytes>) -> Response<Body> {
+    let first = First { begun: Some(begun), era: call.era, control: call.control.clone() };
     if let Some(opened) = replay::open_call(&call) {
         let voice = Voice::kept(opened.place());
         let mut telling = Telling { call, target, voice, asked: Vec::new(), bridge: None };
-        return opened.drive(async move { telling.start(begun, said).await });
+        return opened.drive(async move { telling.start(first, said).await });
     }
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
         let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
-        telling.start(begun, said).await;
+        telling.start(first, said).await;
     };
     stream(Body::stream(driven(telling, receiver)))
 }
@@ -221,16 +222,38 @@ impl Held {
     }
 }
 
+/// What a stream begins with. Its client may be gone before the stream is read for the first time: then the server is
+/// told as if it had been.
+struct First {
+    begun: Option<Begun>,
+    era: Era,
+    control: Option<Arc<CallControl>>,
+}
+
+impl First {
+    fn take(&mut self) -> Option<Begun> {
+        self.begun.take()
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        if let Some(Begun::Spoke { exchange, .. } | Begun::Quiet { exchange }) = self.begun.take() {
+            drop(Held { exchange: Some(exchange), era: self.era, control: self.control.take() });
+        }
+    }
+}
+
 impl Telling {
     /// Says what was said before there was a stream, then goes on.
-    async fn start(&mut self, begun: Begun, said: Vec<Bytes>) {
+    async fn start(&mut self, first: First, said: Vec<Bytes>) {
         for message in said {
             let _ = self.voice.say(&message).await;
         }
-        self.run(begun).await;
+        self.run(first).await;
     }
 
-    async fn run(&mut self, begun: Begun) {
+    async fn run(&mut self, first: First) {
         let control = self.call.control.clone();
         let cancelled = async {
             match control {
@@ -239,7 +262,7 @@ impl Telling {
             }
         };
         tokio::select! {
-            () = self.drive(begun) => {}
+            () = self.drive(first) => {}
             () = cancelled => {
                 if let Some(bridge) = &mut self.bridge {
                     bridge.withdraw(&self.voice, "the call was cancelled").await;
@@ -250,7 +273,9 @@ impl Telling {
     }
 
     /// From what has begun to the answer. A call across the eras may take several exchanges.
-    async fn drive(&mut self, mut begun: Begun) {
+    async fn drive(&mut self, mut first: First) {
+        // From here on whoever has the exchange keeps it in a guard of his own; nothing waits in between.
+        let Some(mut begun) = first.take() else { return };
         let mut may_need_roots = true;
         loop {
             begun = match begun {
@@ -365,6 +390,12 @@ impl Telling {
             if park::is_of_questions(&self.call, exchange, &frame) {
                 return;
             }
+            if frame.method_class() == Method::Cancelled && exchange.link().peer().revision.era() == Era::Legacy {
+                if let Some(notice) = self.withdraw(exchange, &frame) {
+                    let _ = self.voice.say(&notice).await;
+                }
+                return;
+            }
             let mut frame = frame;
             if self.call.era == Era::Legacy && exchange.link().peer().revision.era() == Era::Modern {
                 match self.bridge.get_or_insert_default().notification(&self.call, frame) {
@@ -403,6 +434,18 @@ impl Telling {
         }
     }
 
+    /// The server does not want to know any more: its notice under the id by which the client knows the question.
+    /// `None` when that is not open (any more), or was never this client's.
+    fn withdraw(&mut self, exchange: &Exchange, notice: &Frame) -> Option<Bytes> {
+        let id = notice.raw(Field::ParamRequestId)?;
+        let at = self.asked.iter().position(|asked| asked.is_of(exchange.link(), id))?;
+        let asked = self.asked.swap_remove(at);
+        asked.withdraw();
+        let mut edits = Edits::new();
+        edits.replace(notice.span(Field::ParamRequestId)?, asked.id().to_string());
+        Some(edits.apply(notice.bytes()))
+    }
+
     async fn finish(&self, answer: &Final, link: Era) {
         record::call(&self.call, &self.target, record::status_of(&answer.frame));
         let (_, bytes) = park::answer(&self.call, &self.target, answer, link);
@@ -427,17 +470,13 @@ pub(crate) fn own(call: &Call, result: &str) -> Response<Body> {
     json(StatusCode::OK, message::result(call.id(), result))
 }
 
-/// A server's answer to a request that is not a call of a tool, passed on.
-pub(crate) fn passed_on(call: &Call, frame: &Frame) -> Response<Body> {
+/// The answer of `server` to a request that is not a call of a tool, passed on.
+pub(crate) fn passed_on(call: &Call, server: &fairlead_config::Server, frame: &Frame) -> Response<Body> {
     let status = match call.era {
         Era::Modern => frame.error_code().map_or(StatusCode::OK, modern_status),
         Era::Legacy => StatusCode::OK,
     };
     let answer = Final { frame: frame.clone(), status: None };
     debug_assert_ne!(call.frame.method_class(), Method::ToolsCall);
-    let server = call.endpoint.servers.first().map(|server| server.handle.config().clone());
-    match server {
-        Some(server) => json(status, shape::answer(call, &server, &answer, call.era).1),
-        None => json(status, frame.bytes().clone()),
-    }
+    json(status, shape::answer(call, server, &answer, call.era).1)
 }

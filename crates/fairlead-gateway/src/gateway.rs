@@ -117,6 +117,8 @@ pub struct Counts {
     pub calls: usize,
     /// Calls that wait for an answer of their modern client.
     pub parked: usize,
+    /// Bytes of streams kept for clients that come back.
+    pub replay_bytes: usize,
     /// Tasks that are remembered.
     pub tasks: usize,
 }
@@ -322,6 +324,7 @@ impl Gateway {
             streams: self.0.streams.load(Ordering::Relaxed),
             calls: self.0.calls.load(Ordering::Relaxed),
             parked: self.0.parking.len(),
+            replay_bytes: self.0.replays.kept_bytes(),
             tasks: self.0.task_state.table.len(),
         }
     }

@@ -204,7 +204,7 @@ async fn gather(
 /// Leaves the call to wait, and asks the client.
 fn park(call: &Call, target: &Target, mut parked: Box<Parked>, until: Instant) -> Standing {
     let config = config(call);
-    parked.rounds += 1;
+    parked.rounds = parked.rounds.saturating_add(1);
     parked.until = until;
     let rounds = parked.rounds;
     let requests = parked.asked.requests();
@@ -347,7 +347,8 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
         tasks::take_up(&mut call, behind);
     }
     let mut said = Vec::new();
-    let mut is_new = !parked.heard.is_empty();
+    // What the server merely says (it reports, it logs) gives nobody more time.
+    let mut is_new = parked.heard.iter().any(|frame| frame.kind() == Kind::Request);
     if let Some(exchange) = parked.exchange() {
         exchange.put_off(Instant::now() + timeout);
         is_new |= parked.asked.answer(&link, call.worker, answers, &metrics).await;
@@ -359,6 +360,8 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
         Some(Ok(answer)) => finished(&call, &target, &answer),
         Some(Err(error)) => failed(&call, &target, &error),
         None if parked.asked.is_empty() => return listen(call, target, parked, said).await,
+        // Dropped, the call is given up.
+        None if parked.rounds >= MAX_ROUNDS => refused(&call, &target, &too_often()),
         None if is_new => gather(&call, &target, parked, None, &mut said).await,
         // The same questions, and no longer than before.
         None => {
@@ -438,7 +441,7 @@ fn urls(call: &Call, target: &Target, error: &Frame) -> (StatusCode, Bytes) {
 
 /// Asks the client without a call that waits. `None` when it was asked too often.
 fn asks_again(call: &Call, target: &Target, requests: &str) -> Option<Bytes> {
-    let rounds = call.brought.as_ref().map_or(0, |brought| brought.rounds) + 1;
+    let rounds = call.brought.as_ref().map_or(0, |brought| brought.rounds).saturating_add(1);
     if rounds > MAX_AGAIN {
         return None;
     }
@@ -448,6 +451,10 @@ fn asks_again(call: &Call, target: &Target, requests: &str) -> Option<Bytes> {
 
 fn bad(text: &'static str) -> Refusal {
     Refusal::new(Code::BadRequestState, text)
+}
+
+fn too_often() -> Refusal {
+    Refusal::new(Code::QuestionDeclined, "the client was asked often enough in one call, and left something unanswered")
 }
 
 fn lost() -> Refusal {

@@ -83,6 +83,24 @@ impl Asked {
     pub(crate) fn is_open(&self) -> bool {
         self.questions.upgrade().is_some_and(|inner| inner.questions.lock().contains_key(&self.id))
     }
+
+    /// Whether a server asked it over this link under this id (raw), and still waits for the answer.
+    pub(crate) fn is_of(&self, link: &Arc<Link>, raw: &str) -> bool {
+        let Some(inner) = self.questions.upgrade() else { return false };
+        let open = inner.questions.lock();
+        let asker = open.get(&self.id).map(|open| &open.asker);
+        matches!(asker, Some(Asker::Server { link: of, id, .. }) if Arc::ptr_eq(of, link) && **id == *raw)
+    }
+
+    /// The server does not want to know any more: an answer that still comes is nobody's, and the server is told
+    /// nothing.
+    pub(crate) fn withdraw(&self) {
+        let Some(inner) = self.questions.upgrade() else { return };
+        let open = inner.questions.lock().remove(&self.id);
+        if let Some(Open { asker: Asker::Server { count, .. }, .. }) = open {
+            count.settled();
+        }
+    }
 }
 
 impl Drop for Asked {

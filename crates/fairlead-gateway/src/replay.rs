@@ -91,6 +91,11 @@ impl Shared {
         drivers.spawn(call)
     }
 
+    /// Bytes kept now.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Ends every call.
     pub(crate) async fn stop(&self) {
         let mut drivers = std::mem::take(&mut *self.drivers.lock().expect("invariant: no panic under this lock"));

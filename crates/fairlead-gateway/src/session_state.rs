@@ -15,6 +15,7 @@ use crate::{
     shape,
     watching::{self, Hearer},
 };
+use fairlead_config::Server;
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Item, LeaseError, LinkKey, Memory, Outbound, Purpose, WatchError};
 use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
@@ -97,7 +98,7 @@ fn own_request(method: Method, member: &str, value: &str) -> Option<Frame> {
 pub(crate) async fn subscribe(call: &Call) -> Response<Body> {
     match watch(call).await {
         Ok(None) => answer::own(call, "{}"),
-        Ok(Some(frame)) => answer::passed_on(call, &frame),
+        Ok(Some((frame, server))) => answer::passed_on(call, &server, &frame),
         Err(refusal) => refuse_call(call.era, Some(call.id()), &refusal),
     }
 }
@@ -111,7 +112,7 @@ pub(crate) async fn unsubscribe(call: &Call) -> Response<Body> {
 }
 
 /// Watches the resource for the session. The server's own answer, where there is one: also a refusal.
-async fn watch(call: &Call) -> Result<Option<Frame>, Refusal> {
+async fn watch(call: &Call) -> Result<Option<(Frame, Arc<Server>)>, Refusal> {
     let session = call.session.as_ref().expect("invariant: subscriptions of this kind belong to sessions");
     let exposed = uri_of(call)?;
     let target = resolve::resource(call, &exposed)?;
@@ -171,7 +172,7 @@ async fn watch(call: &Call) -> Result<Option<Frame>, Refusal> {
     if let Some(answer) = &answer {
         record::call(call, &target, record::status_of(answer));
     }
-    Ok(answer)
+    Ok(answer.map(|answer| (answer, Arc::clone(target.upstream.handle.config()))))
 }
 
 fn uri_of(call: &Call) -> Result<std::borrow::Cow<'_, str>, Refusal> {

@@ -163,6 +163,17 @@ pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame:
                 return None;
             }
         }
+        Method::Cancelled => {
+            // Of a modern server it can only mean a subscription; questions are dealt with where they are known.
+            if call.frame.method_class() != Method::Listen {
+                return None;
+            }
+            for field in [Field::ParamRequestId, Field::MetaSubscriptionId] {
+                if let Some(span) = frame.span(field) {
+                    edits.replace(span, Bytes::copy_from_slice(call.id().as_bytes()));
+                }
+            }
+        }
         _ => {
             // On a listen stream every message carries the id of the request it belongs to.
             if let Some(span) = frame.span(Field::MetaSubscriptionId) {

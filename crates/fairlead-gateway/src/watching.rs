@@ -33,6 +33,11 @@ use tokio::{
     time::Instant,
 };
 
+/// Longer URIs are only told to those who watch the very same one.
+const MAX_WHOLE_URI: usize = 8 << 10;
+/// Separators after which an update is not looked up any further: servers name what they tell of.
+const MAX_PARTS: usize = 64;
+
 /// Everybody who watches something.
 #[derive(Debug, Default)]
 pub(crate) struct Watching {
@@ -111,7 +116,10 @@ impl Outlet {
 pub(crate) struct Held {
     gateway: Weak<Inner>,
     server: ServerName,
+    /// The URI as the server knows it.
+    uri: Arc<str>,
     id: u64,
+    /// `None` while the server has yet to accept it.
     watch: Option<Watch>,
 }
 
@@ -145,13 +153,13 @@ impl Held {
     }
 
     fn leave(&self) {
-        let (Some(gateway), Some(watch)) = (self.gateway.upgrade(), &self.watch) else { return };
+        let Some(gateway) = self.gateway.upgrade() else { return };
         let mut servers = gateway.watching.servers();
         let Some(watchers) = servers.get_mut(&self.server) else { return };
-        if let Some(of_uri) = watchers.get_mut(watch.uri()) {
+        if let Some(of_uri) = watchers.get_mut(&self.uri) {
             of_uri.retain(|watcher| watcher.id != self.id);
             if of_uri.is_empty() {
-                watchers.remove(watch.uri());
+                watchers.remove(&self.uri);
             }
         }
         if watchers.is_empty() {
@@ -180,19 +188,33 @@ pub(crate) async fn hold(call: &Call, target: &Target, exposed: &str, hearer: He
         // Nobody is asked while a client only listens: what it can be asked does not matter.
         (want.capabilities, want.roots) = (CapabilitySet::BARE, None);
     }
-    let watch = handle.watch(&want, target.name.as_deref().unwrap_or(exposed)).await?;
+    let uri = target.name.as_deref().unwrap_or(exposed);
     let is_prefixed = handle.config().resources == ResourceUris::Prefix && !call.endpoint.is_single();
-    let watching = &call.gateway.0.watching;
+    let prefix = is_prefixed.then(|| handle.name().clone());
+    // Entered before the server is asked: it may tell of an update as soon as it has accepted.
+    let enter = |key: &LinkKey| enter(&call.gateway, handle.name(), key, uri, prefix, hearer);
+    let (watch, mut held) = handle.watch(&want, uri, enter).await?;
+    held.watch = Some(watch);
+    Ok(held)
+}
+
+/// Enters a client among those who watch a resource, until what is returned is dropped.
+fn enter(
+    gateway: &Gateway,
+    server: &ServerName,
+    key: &LinkKey,
+    uri: &str,
+    prefix: Option<ServerName>,
+    hearer: Hearer,
+) -> Held {
+    let watching = &gateway.0.watching;
     let id = watching.next.fetch_add(1, Ordering::Relaxed);
-    let watcher = Watcher { id, key: watch.key().clone(), prefix: is_prefixed.then(|| handle.name().clone()), hearer };
-    watching
-        .servers()
-        .entry(handle.name().clone())
-        .or_default()
-        .entry(Arc::clone(watch.uri()))
-        .or_default()
-        .push(watcher);
-    Ok(Held { gateway: Arc::downgrade(&call.gateway.0), server: handle.name().clone(), id, watch: Some(watch) })
+    let mut servers = watching.servers();
+    let watchers = servers.entry(server.clone()).or_default();
+    let uri = watchers.get_key_value(uri).map_or_else(|| Arc::from(uri), |(known, _)| Arc::clone(known));
+    watchers.entry(Arc::clone(&uri)).or_default().push(Watcher { id, key: key.clone(), prefix, hearer });
+    drop(servers);
+    Held { gateway: Arc::downgrade(&gateway.0), server: server.clone(), uri, id, watch: None }
 }
 
 impl Watching {
@@ -236,9 +258,11 @@ impl Watching {
     }
 }
 
-/// A URI, and what it is a part of: everything before a separator, with it and without.
+/// A URI, and what it is a part of: everything before a separator, with it and without. Both bounds keep what a server
+/// says from costing the square of its length.
 fn wholes(uri: &str) -> impl Iterator<Item = &str> {
-    let parts = uri.char_indices().filter(|(_, character)| matches!(character, '/' | '?' | '#'));
+    let divided = if uri.len() <= MAX_WHOLE_URI { uri } else { "" };
+    let parts = divided.char_indices().filter(|(_, character)| matches!(character, '/' | '?' | '#')).take(MAX_PARTS);
     let before = parts.flat_map(move |(at, _)| [&uri[..at], &uri[..=at]]);
     std::iter::once(uri).chain(before.filter(move |whole| *whole != uri))
 }
@@ -365,6 +389,13 @@ mod tests {
         );
         assert_eq!(of("a://b/"), ["a://b/", "a:", "a:/", "a:/", "a://", "a://b"]);
         assert!(!of("a://bc/d").contains(&"a://b"));
+    }
+
+    #[test]
+    fn what_a_server_says_does_not_cost_the_square_of_its_length() {
+        let (deep, long) = ("/".repeat(MAX_WHOLE_URI), "/".repeat(MAX_WHOLE_URI + 1));
+        assert_eq!(wholes(&deep).count(), 2 * MAX_PARTS + 1);
+        assert_eq!(wholes(&long).collect::<Vec<_>>(), [&long]);
     }
 
     #[test]

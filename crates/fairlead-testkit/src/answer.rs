@@ -19,6 +19,9 @@ use crate::{
     session::{Outlet, Session},
 };
 
+const UPDATED: &str = "notifications/resources/updated";
+/// How much later an answer comes than what was said before it.
+const OVERTAKEN: Duration = Duration::from_millis(100);
 /// The tasks extension.
 const TASKS: &str = "io.modelcontextprotocol/tasks";
 /// Members nobody knows; their numbers are spelled as no serializer would.
@@ -228,6 +231,12 @@ async fn outcome(exchange: &Exchange, script: &Script, method: &str, params: &Va
         }
         "resources/subscribe" if script.unwatchable.iter().any(|refused| params["uri"] == *refused) => {
             return Outcome::Refused((-32002, "there is no such resource".to_owned(), None));
+        }
+        "resources/subscribe" if script.updates_at_once && !exchange.modern => {
+            exchange.core.notify(UPDATED, &json!({"uri": params["uri"], "own": 1})).await;
+            // The notification overtakes the answer, whatever carries them.
+            tokio::time::sleep(OVERTAKEN).await;
+            json!({})
         }
         "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" if !exchange.modern => json!({}),
         "tools/list" => return list(exchange, script, "tools", tools(exchange, script), params),
@@ -519,6 +528,11 @@ async fn listen(exchange: &Exchange, params: &Value, id: &str) -> Outcome {
     {
         let mut listeners = exchange.core.listeners.lock().expect("invariant: nobody panics while holding them");
         listeners.push(Listener { id: id.to_owned(), filter, outlet: exchange.outlet.clone() });
+    }
+    if exchange.core.script().updates_at_once {
+        for uri in acknowledged["notifications"]["resourceSubscriptions"].as_array().into_iter().flatten() {
+            exchange.outlet.send(tagged_notification(UPDATED, &json!({"uri": uri, "own": 1}), id)).await;
+        }
     }
     let ended = tokio::time::timeout(NEVER, cancelled.wait_for(|cancelled| *cancelled)).await;
     let mut listeners = exchange.core.listeners.lock().expect("invariant: nobody panics while holding them");

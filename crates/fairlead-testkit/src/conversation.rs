@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     answer::{self, Ended, Exchange, Incoming, error_frame},
@@ -50,36 +50,37 @@ impl Conversation {
         self.core.close_session(&self.session.id);
     }
 
-    /// Takes a message, or what should be one.
-    pub(crate) fn take(self: &Arc<Self>, text: &[u8]) {
+    /// Takes a message, or what should be one. For a request what is returned ends with its answering.
+    pub(crate) fn take(self: &Arc<Self>, text: &[u8]) -> Option<oneshot::Receiver<()>> {
         let Ok(incoming) = serde_json::from_slice::<Incoming>(text) else {
             // A full channel means that the client does not read; it gets no error either.
             self.lines.try_send(error_frame("null", &(-32700, "the line is not JSON-RPC".to_owned(), None))).ok();
-            return;
+            return None;
         };
         let params = incoming.params();
         if incoming.method.is_none() {
             if let Some((id, answer)) = incoming.as_answer() {
                 self.session.answer(&id, answer);
             }
-            return;
+            return None;
         }
         if incoming.id.is_none() {
             if incoming.method.as_deref() == Some("notifications/cancelled") {
                 self.session.cancel(&params["requestId"].to_string());
             }
-            return;
+            return None;
         }
         let limit = self.exit_after;
         if limit.is_some_and(|limit| self.session.requests.fetch_add(1, Ordering::Relaxed) >= limit) {
-            return (self.die)();
+            (self.die)();
+            return None;
         }
         let script = self.core.script();
         let version = params["_meta"]["io.modelcontextprotocol/protocolVersion"].as_str();
         let modern = version.is_some_and(is_modern_version) || !script.is_legacy();
         if let Some(refusal) = refuse(&script, modern, version, incoming.method.as_deref()) {
             self.lines.try_send(error_frame(incoming.id(), &refusal)).ok();
-            return;
+            return None;
         }
         let exchange = Exchange {
             core: Arc::clone(&self.core),
@@ -89,11 +90,14 @@ impl Conversation {
             task: None,
         };
         let conversation = Arc::clone(self);
+        let (lasts, ended) = oneshot::channel();
         self.core.spawn(async move {
+            let _lasts: oneshot::Sender<()> = lasts;
             if answer::serve(&exchange, &incoming).await == Ended::Die {
                 (conversation.die)();
             }
         });
+        Some(ended)
     }
 }
 

@@ -69,6 +69,9 @@ pub struct Script {
     pub update_every_ms: Option<u64>,
     /// URIs nobody may subscribe to: a legacy server refuses, a modern one does not acknowledge them.
     pub unwatchable: Vec<String>,
+    /// The server tells of an update of what is subscribed to at once: a legacy one before it answers, a modern one
+    /// right after it acknowledged.
+    pub updates_at_once: bool,
     /// Whether calls run as tasks: in revision 2025-11-25 those with a `task` member, in 2026-07-28 those of tools
     /// that say so.
     pub tasks: bool,
@@ -108,6 +111,7 @@ impl Default for Script {
             list_change_every_ms: None,
             update_every_ms: None,
             unwatchable: Vec::new(),
+            updates_at_once: false,
             tasks: false,
             stdio: StdioScript::default(),
             door: DoorScript::default(),
@@ -249,6 +253,12 @@ impl Script {
     /// Lets nobody subscribe to this resource.
     pub fn unwatchable(mut self, uri: &str) -> Self {
         self.unwatchable.push(uri.to_owned());
+        self
+    }
+
+    /// Tells of an update at once when a resource is subscribed to.
+    pub fn updates_at_once(mut self) -> Self {
+        self.updates_at_once = true;
         self
     }
 
@@ -676,6 +686,8 @@ pub struct DoorScript {
     pub endpoint: Option<String>,
     /// The stream of HTTP+SSE begins without an `endpoint` event.
     pub no_endpoint: bool,
+    /// A POST of HTTP+SSE with a request is answered only when the request was.
+    pub late_posts: bool,
     /// Sends binary frames instead of text frames.
     pub binary: bool,
     /// Picks no WebSocket subprotocol.

@@ -152,11 +152,18 @@ impl fmt::Debug for Watch {
 }
 
 impl ServerHandle {
-    /// Watches a resource over a link the caller may use, and waits for what the server says to it.
+    /// Watches a resource over a link the caller may use, and waits for what the server says to it. `enter` is called
+    /// with the key under which updates will come before there can be any; what it returns is dropped when nothing
+    /// is watched.
     ///
     /// # Errors
     /// [`WatchError`]; then nothing is watched.
-    pub async fn watch(&self, want: &Want, uri: &str) -> Result<Watch, WatchError> {
+    pub async fn watch<T>(
+        &self,
+        want: &Want,
+        uri: &str,
+        enter: impl FnOnce(&LinkKey) -> T,
+    ) -> Result<(Watch, T), WatchError> {
         let until = want.deadline.min(Instant::now() + self.0.server.timeout.start);
         // The lease opens a link where there is none, and keeps it until it is seen to be in use.
         let lease = self.lease(want).await.map_err(|error| match error {
@@ -168,6 +175,7 @@ impl ServerHandle {
             // The link is everybody's; a stream of updates need not be.
             key.share.clone_from(&want.share);
         }
+        let entered = enter(&key);
         let (mut watch, verdict) = self.0.watches.add(key.clone(), uri)?;
         let late = |what| WatchError::Upstream(UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, what));
         if !self.0.watches.is_carried(&key) {
@@ -177,11 +185,11 @@ impl ServerHandle {
             }
         }
         drop(lease);
-        let Some(verdict) = verdict else { return Ok(watch) };
+        let Some(verdict) = verdict else { return Ok((watch, entered)) };
         match timeout_at(until, verdict).await {
             Ok(Ok(Ok(answer))) => {
                 watch.answer = answer;
-                Ok(watch)
+                Ok((watch, entered))
             }
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) | Err(_) => Err(late("the server does not say whether it sends updates of the resource")),

@@ -98,6 +98,7 @@ impl Gauges for Watched {
         out.streams(counts.streams);
         out.calls_in_flight(counts.calls);
         out.parked(counts.parked);
+        out.replay_bytes(counts.replay_bytes);
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

@@ -114,6 +114,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         ("fairlead_streams", "Open streams to clients", gauges.streams),
         ("fairlead_calls_in_flight", "Calls that have begun and not ended", gauges.calls_in_flight),
         ("fairlead_parked_calls", "Calls that wait for an answer of their client", gauges.parked),
+        ("fairlead_replay_bytes", "Bytes of streams kept for clients that come back", gauges.replay_bytes),
         ("fairlead_processes", "Server processes that run", gauges.processes),
     ] {
         gauge(encoder, name, help, value)?;

@@ -17,6 +17,7 @@ pub struct GaugeSink {
     pub(super) streams: u64,
     pub(super) calls_in_flight: u64,
     pub(super) parked: u64,
+    pub(super) replay_bytes: u64,
     pub(super) processes: u64,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
@@ -48,6 +49,11 @@ impl GaugeSink {
     /// Calls that wait for an answer of their client to a question of their server.
     pub fn parked(&mut self, count: usize) {
         self.parked += count as u64;
+    }
+
+    /// Bytes of streams kept for clients that come back.
+    pub fn replay_bytes(&mut self, bytes: usize) {
+        self.replay_bytes += bytes as u64;
     }
 
     /// Server processes that run.

@@ -15,6 +15,7 @@ impl Gauges for Fixed {
         out.streams(2);
         out.calls_in_flight(1);
         out.parked(6);
+        out.replay_bytes(7);
         out.processes(4);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);
@@ -140,6 +141,7 @@ fn states_are_read_when_scraped_and_added_up() {
     let text = metrics.encode();
     has(&text, "fairlead_sessions 6");
     has(&text, "fairlead_processes 8");
+    has(&text, "fairlead_replay_bytes 14");
     has(&text, "fairlead_links{mcp_server=\"files\"} 10");
     has(&text, "fairlead_server_state{mcp_server=\"files\",state=\"ready\"} 1");
     has(&text, "fairlead_server_state{mcp_server=\"files\",state=\"down\"} 0");

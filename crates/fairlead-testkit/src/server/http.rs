@@ -52,7 +52,7 @@ pub(super) async fn handle(core: Arc<Core>, connection: u64, request: Request<In
     match (parts.uri.path(), &parts.method) {
         ("/sse", &Method::GET) => return Ok(super::sse::open(&core)),
         ("/sse", _) => return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "Method Not Allowed")),
-        ("/messages", &Method::POST) => return Ok(message(&core, parts.uri.query(), &body)),
+        ("/messages", &Method::POST) => return Ok(message(&core, parts.uri.query(), &body).await),
         _ => {}
     }
     if parts.uri.path() != "/mcp" {
@@ -67,11 +67,14 @@ pub(super) async fn handle(core: Arc<Core>, connection: u64, request: Request<In
 }
 
 /// A message of a client whose answers come on its HTTP+SSE stream.
-fn message(core: &Core, query: Option<&str>, body: &Bytes) -> Response<Body> {
+async fn message(core: &Core, query: Option<&str>, body: &Bytes) -> Response<Body> {
     let session = query.and_then(|query| query.strip_prefix("session="));
     match session.and_then(|session| core.conversation(session)) {
         Some(conversation) => {
-            conversation.take(body);
+            let answering = conversation.take(body);
+            if let Some(answering) = answering.filter(|_| core.script().door.late_posts) {
+                answering.await.ok();
+            }
             plain(StatusCode::ACCEPTED, "text/plain", "Accepted")
         }
         None => plain(StatusCode::NOT_FOUND, "text/plain", "Could not find session"),

@@ -13,7 +13,7 @@ use crate::{
     event::{End, LinkEvent},
     exchange::{Final, Item, Prepared},
     link::{
-        inbound::{Inbound, Verdict, awaited_task, task_of},
+        inbound::{AskedOf, Inbound, Verdict, awaited_task, task_of},
         salvage,
     },
 };
@@ -68,6 +68,7 @@ struct Pending {
     ghosts: Vec<u64>,
     /// Calls that ended without an answer that can be used, until their callers have taken note.
     broken: HashMap<u64, UpstreamError>,
+    asked: AskedOf,
 }
 
 /// A call in flight.
@@ -292,22 +293,22 @@ impl Sorter {
     }
 
     /// The one call that can have caused a message, if there is exactly one.
-    fn sole(&self) -> Option<mpsc::Sender<Item>> {
+    fn sole(&self) -> Option<(u64, mpsc::Sender<Item>)> {
         let pending = self.pending.lock().expect("invariant: no panic under this lock");
-        let mut may_ask = pending.calls.values().filter(|call| call.may_ask);
+        let mut may_ask = pending.calls.iter().filter(|(_, call)| call.may_ask);
         match (may_ask.next(), may_ask.next()) {
-            (Some(call), None) if pending.ghosts.is_empty() => Some(call.items.clone()),
+            (Some((id, call)), None) if pending.ghosts.is_empty() => Some((*id, call.items.clone())),
             _ => None,
         }
     }
 
     /// The call a question belongs to: of a task the one that waits for its result, else the only one there is.
-    fn asker(&self, frame: &Frame) -> Option<mpsc::Sender<Item>> {
+    fn asker(&self, frame: &Frame) -> Option<(u64, mpsc::Sender<Item>)> {
         match task_of(frame) {
             Some(task) => {
                 let pending = self.pending.lock().expect("invariant: no panic under this lock");
-                let waits = |call: &&InFlight| call.task.as_deref() == Some(&*task);
-                pending.calls.values().find(waits).map(|call| call.items.clone())
+                let waits = |(_, call): &(&u64, &InFlight)| call.task.as_deref() == Some(&*task);
+                pending.calls.iter().find(waits).map(|(id, call)| (*id, call.items.clone()))
             }
             None => self.sole().filter(|_| self.inbound.may_guess()),
         }
@@ -319,8 +320,10 @@ impl Sorter {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {
                 let asked =
-                    sole.is_some_and(|call| call.capacity() > 1 && call.try_send(Item::Message(frame.clone())).is_ok());
-                if !asked {
+                    sole.filter(|(_, call)| call.capacity() > 1 && call.try_send(Item::Message(frame.clone())).is_ok());
+                if let Some((call, _)) = asked {
+                    self.pending.lock().expect("invariant: no panic under this lock").asked.note(frame, call);
+                } else {
                     let id = frame.id().unwrap_or("null");
                     self.reply(message::error(Some(id), -32603, "the caller does not read", None));
                 }
@@ -345,8 +348,11 @@ impl Sorter {
                     None => return,
                 }
             }
-            Method::LogMessage => self.sole(),
-            Method::Cancelled => return self.cancelled(&frame),
+            Method::LogMessage => self.sole().map(|(_, call)| call),
+            Method::Cancelled => match self.cancelled(&frame) {
+                Some(call) => Some(call),
+                None => return,
+            },
             _ => match frame.raw(Field::MetaSubscriptionId) {
                 // What comes on a listen stream names the request that opened it.
                 Some(subscription) => {
@@ -370,17 +376,27 @@ impl Sorter {
         }
     }
 
-    /// The server ends one of our subscriptions. It may do so with a result as well.
-    fn cancelled(&self, frame: &Frame) {
-        let Some(id) = frame.raw(Field::ParamRequestId).and_then(|id| id.parse::<u64>().ok()) else { return };
-        let is_listen = {
-            let pending = self.pending.lock().expect("invariant: no panic under this lock");
-            pending.calls.get(&id).is_some_and(|call| call.is_listen)
+    /// The server ends one of our subscriptions (it may do so with a result as well), or withdraws a question: then the
+    /// call is returned that it was put to.
+    fn cancelled(&self, frame: &Frame) -> Option<mpsc::Sender<Item>> {
+        let id = frame.raw(Field::ParamRequestId)?.parse::<u64>().ok();
+        let listen = {
+            let mut pending = self.pending.lock().expect("invariant: no panic under this lock");
+            let listen = id.filter(|id| pending.calls.get(id).is_some_and(|call| call.is_listen));
+            if listen.is_none() {
+                let call = pending.asked.take(frame)?;
+                return pending.calls.get(&call).map(|call| call.items.clone());
+            }
+            listen
         };
-        if is_listen {
-            let message = "the server ended the subscription";
-            self.fail(id, UpstreamError::new(UpstreamErrorKind::Lost, Outcome::Unknown, message));
-        }
+        let message = "the server ended the subscription";
+        self.fail(listen?, UpstreamError::new(UpstreamErrorKind::Lost, Outcome::Unknown, message));
+        None
+    }
+
+    /// Whether a call still waits for its answer.
+    pub(crate) fn is_waiting(&self, call: u64) -> bool {
+        self.pending.lock().expect("invariant: no panic under this lock").calls.contains_key(&call)
     }
 
     /// Tells the owner that the server may be gone or hung.

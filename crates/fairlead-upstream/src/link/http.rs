@@ -6,7 +6,7 @@ use crate::{
     event::{End, LinkEvent},
     exchange::{Final, Item, Prepared},
     http_client::{HttpClients, Worker},
-    link::inbound::{Inbound, Verdict, awaited_task, task_of},
+    link::inbound::{AskedOf, Inbound, Verdict, awaited_task, task_of},
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -83,6 +83,7 @@ struct Calls {
     open: HashMap<u64, (mpsc::Sender<Frame>, Option<Box<str>>)>,
     /// One was given up without an answer: from then on no question can be told to be another's.
     given_up: bool,
+    asked: AskedOf,
 }
 
 impl HttpWire {
@@ -274,22 +275,23 @@ impl Shared {
 
     /// What comes on the GET stream names no call. With one call open, and none given up, it is that
     /// call's.
-    fn sole_call(&self) -> Option<mpsc::Sender<Frame>> {
+    fn sole_call(&self) -> Option<(u64, mpsc::Sender<Frame>)> {
         let calls = self.calls.lock().expect("invariant: no panic under this lock");
         if calls.open.len() == 1 && !calls.given_up {
-            calls.open.values().next().map(|(call, _)| call.clone())
+            calls.open.iter().next().map(|(id, (call, _))| (*id, call.clone()))
         } else {
             None
         }
     }
 
     /// The call a question belongs to: of a task the one that waits for its result, else the only one there is.
-    fn asker(&self, frame: &Frame) -> Option<mpsc::Sender<Frame>> {
+    fn asker(&self, frame: &Frame) -> Option<(u64, mpsc::Sender<Frame>)> {
         match task_of(frame) {
             Some(task) => {
                 let calls = self.calls.lock().expect("invariant: no panic under this lock");
                 let waits = |awaited: &Option<Box<str>>| awaited.as_deref() == Some(&*task);
-                calls.open.values().find(|(_, awaited)| waits(awaited)).map(|(call, _)| call.clone())
+                let call = calls.open.iter().find(|(_, (_, awaited))| waits(awaited));
+                call.map(|(id, (call, _))| (*id, call.clone()))
             }
             None => self.sole_call().filter(|_| self.inbound.may_guess()),
         }
@@ -300,11 +302,29 @@ impl Shared {
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {
-                if sole.is_none_or(|call| call.try_send(frame.clone()).is_err()) {
+                let asked = sole.filter(|(_, call)| call.try_send(frame.clone()).is_ok());
+                if let Some((call, _)) = asked {
+                    self.note_asked(frame, call);
+                } else {
                     let id = frame.id().unwrap_or("null");
                     self.reply(message::error(Some(id), -32603, "the caller does not read", None));
                 }
             }
+        }
+    }
+
+    fn note_asked(&self, frame: &Frame, call: u64) {
+        self.calls.lock().expect("invariant: no panic under this lock").asked.note(frame, call);
+    }
+
+    /// The server withdraws a question: whoever was asked it hears of that.
+    fn withdrawn(&self, notice: Frame) {
+        let call = {
+            let mut calls = self.calls.lock().expect("invariant: no panic under this lock");
+            calls.asked.take(&notice).and_then(|call| calls.open.get(&call).map(|(call, _)| call.clone()))
+        };
+        if let Some(call) = call {
+            let _ = call.try_send(notice);
         }
     }
 
@@ -388,11 +408,12 @@ impl Shared {
         match Frame::parse(data, &Limits::default()) {
             Ok(frame) => match frame.kind() {
                 Kind::Notification if frame.method_class() == Method::LogMessage => {
-                    let told = self.sole_call().is_some_and(|call| call.try_send(frame.clone()).is_ok());
+                    let told = self.sole_call().is_some_and(|(_, call)| call.try_send(frame.clone()).is_ok());
                     if !told {
                         self.inbound.notification(frame);
                     }
                 }
+                Kind::Notification if frame.method_class() == Method::Cancelled => self.withdrawn(frame),
                 Kind::Notification => self.inbound.notification(frame),
                 Kind::Request => self.untied_question(&frame),
                 Kind::Result | Kind::Error => {}
@@ -680,6 +701,7 @@ impl AnswerStream {
             }
             Kind::Request => {
                 if self.shared.must_ask(&frame) {
+                    self.shared.note_asked(&frame, self.id);
                     return Ok(Some(Item::Message(frame)));
                 }
                 Ok(None)

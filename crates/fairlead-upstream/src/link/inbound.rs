@@ -14,9 +14,12 @@ use crate::{
 use bytes::Bytes;
 use fairlead_core::{Code, ServerName};
 use fairlead_wire::{Field, Frame, Limits, Method, list, message};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::sync::mpsc;
 
@@ -36,6 +39,32 @@ pub(crate) struct Inbound {
     closed: AtomicBool,
     /// There was no room for an update of a resource.
     missed: AtomicBool,
+}
+
+/// Questions of which it is remembered whose they were.
+const MAX_ASKED: usize = 256;
+
+/// Which calls the latest questions were put to, by their ids (raw): their withdrawal is for the same.
+#[derive(Debug, Default)]
+pub(crate) struct AskedOf(VecDeque<(Box<str>, u64)>);
+
+impl AskedOf {
+    pub(crate) fn note(&mut self, question: &Frame, call: u64) {
+        let Some(id) = question.id() else { return };
+        // Servers may use an id again once it is answered.
+        self.0.retain(|(other, _)| **other != *id);
+        if self.0.len() >= MAX_ASKED {
+            self.0.pop_front();
+        }
+        self.0.push_back((id.into(), call));
+    }
+
+    /// The call whose question a `notifications/cancelled` withdraws.
+    pub(crate) fn take(&mut self, notice: &Frame) -> Option<u64> {
+        let id = notice.raw(Field::ParamRequestId)?;
+        let at = self.0.iter().position(|(other, _)| **other == *id)?;
+        self.0.remove(at).map(|(_, call)| call)
+    }
 }
 
 /// What to do with a question.

@@ -37,7 +37,8 @@ const ENDPOINT_WAIT: Duration = Duration::from_secs(5);
 const MAX_POSTS: usize = 64;
 /// How long what comes after a message without an answer waits for it to be taken.
 const ORDER_WAIT: Duration = Duration::from_secs(1);
-/// How long a server may take to answer a POST whose answer says nothing.
+/// How long a server may take to answer a POST whose answer says nothing. That of a request it may answer when it is done
+/// with it: as long as somebody waits for that, it has time.
 const POST_TIME: Duration = Duration::from_secs(60);
 
 /// What a server that was tried turned out not to be.
@@ -189,29 +190,44 @@ enum Seriousness {
 type Posting = Pin<Box<dyn Future<Output = Posted> + Send>>;
 
 impl Poster {
-    fn post(&self, outgoing: Outgoing) -> Posting {
+    fn post(&self, outgoing: Outgoing, sorter: &Arc<Sorter>) -> Posting {
         let mut request = Request::new(Full::new(outgoing.bytes));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.address.clone();
         request.headers_mut().clone_from(&self.headers);
-        let answering = self.clients.of(Worker::CONTROL).request(request);
+        let mut answering = self.clients.of(Worker::CONTROL).request(request);
+        let (call, sorter) = (outgoing.call, Arc::clone(sorter));
         Box::pin(async move {
-            let failure = match timeout(POST_TIME, answering).await {
-                Ok(Ok(response)) => {
+            let is_wanted = || call.is_some_and(|call| sorter.is_waiting(call));
+            let failure = match patiently(&mut answering, is_wanted).await {
+                Some(Ok(response)) => {
                     let status = response.status();
                     // Read to the end so that the connection can be used again.
                     let _ = timeout(REST_TIME, collect(response.into_body(), MAX_ERROR_BODY)).await;
                     refusal(status)
                 }
-                Ok(Err(error)) => Some((transport_error(error), Seriousness::Suspect)),
-                Err(_) => {
-                    let what = "the server does not take requests";
+                Some(Err(error)) => Some((transport_error(error), Seriousness::Suspect)),
+                // Its answer came on the stream, or nobody waits for it any more.
+                None if call.is_some() => None,
+                None => {
+                    let what = "the server does not take messages";
                     let error = UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, what);
                     Some((error, Seriousness::Suspect))
                 }
             };
-            Posted { call: outgoing.call, failure }
+            Posted { call, failure }
         })
+    }
+}
+
+/// Waits for [`POST_TIME`], and on as long as it is wanted.
+async fn patiently<T>(mut answering: impl Future<Output = T> + Unpin, is_wanted: impl Fn() -> bool) -> Option<T> {
+    loop {
+        match timeout(POST_TIME, &mut answering).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if is_wanted() => {}
+            Err(_) => return None,
+        }
     }
 }
 
@@ -254,13 +270,19 @@ async fn carry(
                 outgoing = to_send.recv(), if posts.len() < MAX_POSTS => match outgoing {
                     Some(outgoing) if !outgoing.is_end() => {
                         let ordered = outgoing.call.is_none();
-                        posts.push(poster.post(outgoing));
-                        let until = Instant::now() + ORDER_WAIT;
-                        // Waiting for all of them is simpler than for the one, and there are seldom others.
-                        while ordered && let Ok(Some(posted)) = timeout_at(until, posts.next()).await {
-                            if let Some(ended) = settle(&sorter, posted) {
-                                return ended;
+                        let mut post = poster.post(outgoing, &sorter);
+                        if !ordered {
+                            posts.push(post);
+                            continue;
+                        }
+                        // Only this one is waited for: the others may take as long as their calls.
+                        match timeout(ORDER_WAIT, &mut post).await {
+                            Ok(posted) => {
+                                if let Some(ended) = settle(&sorter, posted) {
+                                    return ended;
+                                }
                             }
+                            Err(_) => posts.push(post),
                         }
                     }
                     _ => {
@@ -318,5 +340,26 @@ fn settle(sorter: &Sorter, posted: Posted) -> Option<Ended> {
             None
         }
         Seriousness::Over => Some(Ended { reason: "the server forgot the session".to_owned(), end: End::Forgotten }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_has_more_time_than_a_post_that_says_nothing() {
+        let late = || Box::pin(tokio::time::sleep(10 * POST_TIME));
+        assert!(patiently(late(), || true).await.is_some());
+        assert!(patiently(late(), || false).await.is_none());
+        // Answered on the stream meanwhile.
+        let looks = Cell::new(0);
+        let is_wanted = || {
+            looks.set(looks.get() + 1);
+            looks.get() < 3
+        };
+        assert!(patiently(late(), is_wanted).await.is_none());
+        assert_eq!(looks.get(), 3);
     }
 }

@@ -483,3 +483,55 @@ async fn a_call_that_is_cancelled_while_its_caller_is_asked_ends_at_the_server()
         assert_eq!(answers(&result)[0]["result"]["content"]["name"], "ann", "{way}: {result}");
     }
 }
+
+#[tokio::test]
+async fn a_question_that_is_withdrawn_is_withdrawn_under_the_id_the_client_knows() {
+    let question = json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {"message": "q"}});
+    let cancels = |id: &Value, via| Step::Notify {
+        method: "notifications/cancelled".to_owned(),
+        params: json!({"requestId": id, "reason": "never mind"}),
+        via,
+    };
+    for way in WAYS {
+        let via = if way == "get" { Via::Get } else { Via::Call };
+        // The first notice is of no question of this client's: 1 is what the gateway would call one of them.
+        let tool = ToolScript::new("withdraws")
+            .step(cancels(&json!(1), via))
+            .step(Step::Raw { text: question.to_string() })
+            .sleep(300)
+            .step(cancels(&json!(1), via))
+            .step(cancels(&json!("q"), via))
+            .sleep(300);
+        let script = Script::legacy().tool(tool);
+        let (http, stdio, entry);
+        if way == "stdio" {
+            let server = StdioServer::new(script);
+            (entry, http, stdio) = (server.yaml(), None, Some(server));
+        } else {
+            let server = ScriptedServer::start(script).await;
+            (entry, http, stdio) = (format!("url: \"{}\"", server.url()), Some(server), None);
+        }
+        let gateway = Gateway::start(&format!("servers:\n  a: {{ {entry} }}\n")).await;
+        let client = McpClient::new(&gateway.url("/mcp")).limit(PATIENCE);
+        let client = client.capabilities(json!({"elicitation": {}}));
+        client.initialize(NEWEST_LEGACY).await.unwrap();
+        client.list("tools/list", "tools").await.unwrap();
+        if let Some(server) = &http {
+            let opened = || server.received().iter().any(|request| request.http_method == "GET");
+            eventually(PATIENCE, "the gateway's own GET stream", opened).await;
+        }
+        let mut stream = client.start("tools/call", json!({"name": "a__withdraws", "arguments": {}})).await.unwrap();
+        let mut heard = Vec::new();
+        while let Some(frame) = stream.next(PATIENCE).await.unwrap() {
+            heard.push(frame.json());
+            if heard.last().unwrap().get("result").is_some() {
+                break;
+            }
+        }
+        let methods: Vec<_> = heard.iter().map(|message| message["method"].as_str().unwrap_or("answer")).collect();
+        assert_eq!(methods, ["elicitation/create", "notifications/cancelled", "answer"], "{way}: {heard:?}");
+        assert_eq!(heard[1]["params"], json!({"requestId": heard[0]["id"], "reason": "never mind"}), "{way}");
+        assert!(heard[0]["id"].is_number(), "{way}: {heard:?}");
+        drop(stdio);
+    }
+}

@@ -138,7 +138,7 @@ impl Watcher {
     }
 
     async fn hears(&mut self, own: u64, whose: &str) {
-        let told = self.stream.next_method(UPDATED, 2 * SECOND).await;
+        let told = self.stream.next_method(UPDATED, PATIENCE).await;
         let told = told.unwrap_or_else(|error| panic!("{whose}: {error:#}"));
         assert_eq!(
             (&told["params"]["uri"], &told["params"]["own"]),
@@ -238,6 +238,20 @@ async fn a_server_hears_of_a_resource_once_however_many_watch_it() {
         let named = listened.iter().filter(|listen| listen.json().to_string().contains("test://")).count();
         let expected = if server == Era::Legacy { (1, 0) } else { (0, 1) };
         assert_eq!((asked, named), expected, "{server:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_comes_with_the_acceptance_is_heard() {
+    for server in ERAS {
+        for era in ERAS {
+            let house = House::with(server, Script::updates_at_once, "").await;
+            if server == Era::Legacy {
+                house.is_heard().await;
+            }
+            let mut watcher = house.watcher(era, "/mcp", 1).await;
+            watcher.hears(1, &format!("{era:?} client, {server:?} server")).await;
+        }
     }
 }
 

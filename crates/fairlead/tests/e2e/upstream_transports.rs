@@ -366,3 +366,28 @@ async fn revisions_are_negotiated_on_every_connection() {
         assert_eq!(revision, if way.has_modern() { MODERN } else { NEWEST_LEGACY }, "{way:?}");
     }
 }
+
+#[tokio::test]
+async fn a_post_that_is_answered_late_holds_nothing_up() {
+    let script = script().door(DoorScript { late_posts: true, ..DoorScript::default() });
+    let door = Doored::start(Way::Sse, script).await;
+    let gateway = listed(&door, "").await;
+    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    let begin = async || {
+        let params = json!({"name": "a__waits", "arguments": {}, "_meta": {"progressToken": 1}});
+        let mut waiting = client.start("tools/call", params).await.unwrap();
+        waiting.next_method("notifications/progress", PATIENCE).await.unwrap();
+        waiting
+    };
+    let waits = begin().await;
+    let start = Instant::now();
+    for _ in 0..6 {
+        let cancelled = begin().await;
+        client.cancel(cancelled.id().unwrap()).await.unwrap();
+    }
+    eventually(PATIENCE, "the server is told of each cancellation", || door.server.cancelled().len() == 6).await;
+    echo(&client).await.unwrap();
+    // A second for each cancellation, if it waited for the POST of the call that goes on.
+    assert!(start.elapsed() < 4 * SECOND, "{:?}", start.elapsed());
+    drop(waits);
+}

@@ -133,3 +133,51 @@ async fn a_server_that_dies_while_the_client_thinks_is_an_error_for_the_client()
         assert!(error.to_string().contains("FL-1303"), "{way}: {error}");
     }
 }
+
+#[tokio::test]
+async fn retries_without_an_answer_give_a_call_no_more_time() {
+    // It asks, does not wait, and says something all the time: what is said is no reason to wait longer.
+    let question = json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {"message": "q"}});
+    let script = move |_| {
+        let asks = Step::Raw { text: question.to_string() };
+        Script::legacy().tool(ToolScript::new("talks").step(asks).progress(3_000, 10))
+    };
+    for way in ["call", "stdio"] {
+        let bridge = Bridge::start(way, &script, "", "park: { gather: 10ms, ttl: 2s }").await;
+        let client = fills_in(&bridge.gateway.url("/mcp"));
+        let params = json!({"name": "a__talks", "arguments": {"q": 1}, "_meta": {"progressToken": 1}});
+        let (_, mut state) = asked(&client.request("tools/call", params).await.unwrap());
+        let start = std::time::Instant::now();
+        let error = loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let answer = client.request("tools/call", again("a__talks", &state, json!({}))).await.unwrap();
+            if !answer.error().is_null() {
+                break answer.error();
+            }
+            state = asked(&answer).1;
+            assert!(start.elapsed() < 10 * SECOND, "{way}: it waits for ever");
+        };
+        assert!(error.to_string().contains("FL-1309"), "{way}: {error}");
+        eventually(PATIENCE, &format!("{way}: the end of the call at the server"), || is_given_up(&bridge)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_asked_too_often_is_asked_no_more() {
+    let bridge = Bridge::start("call", asks, "", "").await;
+    let client = fills_in(&bridge.gateway.url("/mcp"));
+    let params = json!({"name": "a__form", "arguments": {"q": 1}});
+    let (_, mut state) = asked(&client.request("tools/call", params).await.unwrap());
+    let mut rounds = 1;
+    let error = loop {
+        let answer = client.request("tools/call", again("a__form", &state, json!({}))).await.unwrap();
+        if !answer.error().is_null() {
+            break answer.error();
+        }
+        state = asked(&answer).1;
+        rounds += 1;
+        assert!(rounds < 300, "it is asked without end");
+    };
+    assert!(error.to_string().contains("FL-1306"), "after {rounds} rounds: {error}");
+    eventually(PATIENCE, "the server is told", || is_given_up(&bridge)).await;
+}
