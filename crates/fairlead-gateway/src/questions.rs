@@ -129,6 +129,11 @@ impl Questions {
         self.open.lock().expect("invariant: no panic under this lock")
     }
 
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn enter(&self, user: u64, asker: Asker) -> Option<u64> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut open = self.lock();

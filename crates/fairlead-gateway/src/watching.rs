@@ -222,6 +222,11 @@ impl Watching {
         self.by_server.lock().expect("invariant: no panic under this lock")
     }
 
+    /// How many resources are watched, each once per client.
+    pub(crate) fn len(&self) -> usize {
+        self.servers().values().flat_map(HashMap::values).map(Vec::len).sum()
+    }
+
     /// Notes that a session misses something it is subscribed to.
     pub(crate) fn wants_mending(&self) {
         self.mend.store(true, Ordering::Relaxed);

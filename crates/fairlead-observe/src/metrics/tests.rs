@@ -15,7 +15,13 @@ impl Gauges for Fixed {
         out.streams(2);
         out.calls_in_flight(1);
         out.parked(6);
+<<<<<<< HEAD
         out.replay_bytes(7);
+=======
+        out.open_questions(7);
+        out.subscriptions(8);
+        out.tasks(9);
+>>>>>>> 5b3550a (wip2)
         out.processes(4);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);
@@ -140,6 +146,9 @@ fn states_are_read_when_scraped_and_added_up() {
     metrics.register(Arc::new(Fixed));
     let text = metrics.encode();
     has(&text, "fairlead_sessions 6");
+    has(&text, "fairlead_open_questions 14");
+    has(&text, "fairlead_subscriptions 16");
+    has(&text, "fairlead_tasks 18");
     has(&text, "fairlead_processes 8");
     has(&text, "fairlead_replay_bytes 14");
     has(&text, "fairlead_links{mcp_server=\"files\"} 10");
