@@ -22,9 +22,9 @@ const USAGE: &str = "usage: cargo xtask TASK
       needs them; --full adds what takes longer; --stage runs one.
   tidy
       The checks of style that a program can make.
-  tools [--only GROUP] [--env]
+  tools [--only GROUP] [--all] [--env]
       Installs the servers, clients and suites of the tests into the cache (.cache/tools, or
-      FAIRLEAD_CACHE). --env prints the variables that tell where they are, on stdout.
+      FAIRLEAD_CACHE); with --all those that only `test --full` uses as well. --env prints the variables that tell where they are, on stdout.
   conformance --url URL --suite old|new-2025|new-2026 [--expected FILE]
       Runs one conformance suite, prints its results as JSON; fails on a failure that is not expected.
   conformance --url URL --through URL --suite SUITE [--expected FILE]

@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::group::Need;
 pub(crate) use self::group::{CONFORMANCE_NEW, CONFORMANCE_OLD, NODE22};
 use self::group::{GROUPS, Group};
 use crate::{arguments::Arguments, workspace::Workspace};
@@ -79,18 +80,24 @@ pub(crate) fn in_ci() -> bool {
 pub(crate) fn run(workspace: &Workspace, mut arguments: Arguments) -> Result<()> {
     let only = arguments.option("--only")?;
     let show = arguments.flag("--env");
+    let all = arguments.flag("--all");
     arguments.end()?;
     let cache = Cache::of(workspace);
-    install(&cache, only.as_deref())?;
+    let need = if all { Need::Full } else { Need::Usual };
+    install(&cache, only.as_deref(), need)?;
     if show {
         print!("{}", environment(&cache));
     }
     Ok(())
 }
 
-/// Installs every group (or `only` one). Fails in CI when one cannot be had.
-pub(crate) fn install(cache: &Cache, only: Option<&str>) -> Result<()> {
-    let chosen: Vec<&Group> = GROUPS.iter().filter(|group| only.is_none_or(|name| name == group.name)).collect();
+/// Installs every group that a run of this kind needs (or `only` one). Fails in CI when one cannot be had.
+pub(crate) fn install(cache: &Cache, only: Option<&str>, need: Need) -> Result<()> {
+    let is_chosen = |group: &&Group| match only {
+        Some(name) => name == group.name,
+        None => group.need == Need::Usual || need == Need::Full,
+    };
+    let chosen: Vec<&Group> = GROUPS.iter().filter(is_chosen).collect();
     if chosen.is_empty() {
         let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
         bail!("no such group; there are: {}", names.join(", "));
@@ -103,10 +110,10 @@ pub(crate) fn install(cache: &Cache, only: Option<&str>) -> Result<()> {
     for group in chosen {
         let begin = Instant::now();
         match install::ensure(cache, group) {
-            Outcome::UpToDate => eprintln!("{:<16} up to date", group.name),
-            Outcome::Installed => eprintln!("{:<16} installed in {:.1} s", group.name, begin.elapsed().as_secs_f64()),
+            Outcome::UpToDate => eprintln!("{:<22} up to date", group.name),
+            Outcome::Installed => eprintln!("{:<22} installed in {:.1} s", group.name, begin.elapsed().as_secs_f64()),
             Outcome::Missing(error) => {
-                eprintln!("{:<16} SKIPPED: {error:#}", group.name);
+                eprintln!("{:<22} SKIPPED: {error:#}", group.name);
                 missing.push(group.name);
             }
         }

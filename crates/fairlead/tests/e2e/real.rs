@@ -4,10 +4,11 @@
 //! Five servers from the package indexes stand behind one gateway, with the configuration of `examples/first-servers`
 //! and the installed programs in place of `npx` and `uvx`. Each official client describes everything it sees, once
 //! connected to the server over stdio, once through `/servers/{server}/mcp`, once through `/mcp`, and once through
-//! `fairlead stdio`, which bridges to the same gateway.
+//! `fairlead stdio`, which bridges to the same gateway. Frameworks see less of MCP and are in `frameworks`.
 
 mod clients;
 mod documents;
+mod frameworks;
 mod questions;
 mod rust_client;
 mod servers;

@@ -31,6 +31,19 @@ impl Shelf {
         None
     }
 
+    /// Whether it is there; when it is not, a word about it, and in CI a failure.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let is_there = self.0.join(path).exists();
+        if !is_there {
+            assert!(
+                std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+                "{path} is missing, and in CI nothing is skipped"
+            );
+            eprintln!("SKIPPED: {path} is not installed; `cargo xtask tools --all` does it");
+        }
+        is_there
+    }
+
     /// A program or a directory of the shelf.
     pub(crate) fn path(&self, path: &str) -> String {
         let path = self.0.join(path);
