@@ -14,7 +14,7 @@ use self::tests_run::Counts;
 use crate::{
     arguments::Arguments,
     conformance, tidy,
-    tools::{self, Cache, TOOLS_VARIABLE},
+    tools::{self, Cache, Need, TOOLS_VARIABLE},
     workspace::Workspace,
 };
 
@@ -41,6 +41,15 @@ struct Context<'a> {
     counts: Cell<Option<Counts>>,
 }
 
+/// Tells the tests to use the clients of all frameworks, not of three.
+const FRAMEWORKS_VARIABLE: &str = "FAIRLEAD_FRAMEWORKS";
+/// The program that the end-to-end tests drive instead of the one they were built with.
+const PROGRAM_VARIABLE: &str = "FAIRLEAD_PROGRAM";
+/// How long the soak puts its load on, in seconds.
+const SOAK_VARIABLE: &str = "FAIRLEAD_SOAK";
+/// How long it does when nobody says.
+const SOAK_SECONDS: &str = "600";
+
 const STAGES: &[Stage] = &[
     Stage { name: "fmt", from: Depth::Quick, run: fmt },
     Stage { name: "tidy", from: Depth::Quick, run: tidy },
@@ -50,8 +59,10 @@ const STAGES: &[Stage] = &[
     Stage { name: "tests", from: Depth::Quick, run: tests },
     Stage { name: "doctests", from: Depth::Usual, run: doctests },
     Stage { name: "conformance", from: Depth::Usual, run: conformance },
+    Stage { name: "frameworks", from: Depth::Full, run: frameworks },
     Stage { name: "docs", from: Depth::Full, run: docs },
     Stage { name: "release", from: Depth::Full, run: release },
+    Stage { name: "soak", from: Depth::Full, run: soak },
 ];
 
 /// `cargo xtask test`.
@@ -126,7 +137,7 @@ fn tidy(context: &Context) -> Result<()> {
 }
 
 fn tools(context: &Context) -> Result<()> {
-    tools::install(&context.cache, None)
+    tools::install(&context.cache, None, Need::Usual)
 }
 
 fn clippy(context: &Context) -> Result<()> {
@@ -171,6 +182,50 @@ fn conformance(context: &Context) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The clients of agent frameworks, all of them, one after the other. The usual tests have three.
+fn frameworks(context: &Context) -> Result<()> {
+    tools::install(&context.cache, None, Need::Full)?;
+    let mut command = context.workspace.cargo(&[
+        "test",
+        "--locked",
+        "--quiet",
+        "-p",
+        "fairlead",
+        "--test",
+        "e2e",
+        "real::frameworks::",
+        "--",
+        "--nocapture",
+    ]);
+    // One at a time: what takes long is importing them, which is work.
+    command.args(["--test-threads", "1"]).env(TOOLS_VARIABLE, context.cache.root()).env(FRAMEWORKS_VARIABLE, "all");
+    context.check(&mut command)
+}
+
+/// Ten minutes of everything at once against the release build, or as long as `FAIRLEAD_SOAK` says.
+fn soak(context: &Context) -> Result<()> {
+    context.cargo(&["build", "--release", "--locked", "--quiet", "-p", "fairlead"])?;
+    let program = context.workspace.target_directory().join("release/fairlead");
+    // `cargo test`, because the soak shows how it goes, and bounds itself.
+    let mut command = context.workspace.cargo(&[
+        "test",
+        "--locked",
+        "--quiet",
+        "-p",
+        "fairlead",
+        "--test",
+        "e2e",
+        "soak::",
+        "--",
+        "--nocapture",
+    ]);
+    command.env(PROGRAM_VARIABLE, program);
+    if std::env::var_os(SOAK_VARIABLE).is_none() {
+        command.env(SOAK_VARIABLE, SOAK_SECONDS);
+    }
+    context.check(&mut command)
 }
 
 fn docs(context: &Context) -> Result<()> {

@@ -20,6 +20,7 @@ mod real;
 mod reload;
 mod resume;
 mod sessions;
+mod soak;
 mod subscriptions;
 mod support;
 mod tasks;

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
-        Mutex,
+        LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -41,9 +41,11 @@ pub(crate) const NEWEST_LEGACY: &str = LEGACY[0];
 /// The modern revision.
 pub(crate) const MODERN: &str = "2026-07-28";
 
-/// The program under test.
+/// The program under test: the one of this build, or what `FAIRLEAD_PROGRAM` names.
 pub(crate) fn program() -> &'static str {
-    env!("CARGO_BIN_EXE_fairlead")
+    static PROGRAM: LazyLock<String> =
+        LazyLock::new(|| std::env::var("FAIRLEAD_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fairlead").into()));
+    &PROGRAM
 }
 
 /// A running gateway with a directory of its own. Dropping it kills it and everything that carries its mark.
@@ -318,7 +320,7 @@ pub(crate) fn scripted_program() -> PathBuf {
     if let Some(path) = &*found {
         return path.clone();
     }
-    let path = Path::new(program()).with_file_name("scripted");
+    let path = Path::new(env!("CARGO_BIN_EXE_fairlead")).with_file_name("scripted");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fairlead-testkit/src");
     let built = fs::metadata(&path).and_then(|metadata| metadata.modified());
     if built.is_ok_and(|built| newest(&sources) <= built) {
