@@ -117,15 +117,12 @@ pub struct Counts {
     pub calls: usize,
     /// Calls that wait for an answer of their modern client.
     pub parked: usize,
-<<<<<<< HEAD
     /// Bytes of streams kept for clients that come back.
     pub replay_bytes: usize,
-=======
     /// Questions of servers that wait for an answer.
     pub questions: usize,
     /// Resources that clients watch, each once per client.
     pub subscriptions: usize,
->>>>>>> 5b3550a (wip2)
     /// Tasks that are remembered.
     pub tasks: usize,
 }
@@ -331,12 +328,9 @@ impl Gateway {
             streams: self.0.streams.load(Ordering::Relaxed),
             calls: self.0.calls.load(Ordering::Relaxed),
             parked: self.0.parking.len(),
-<<<<<<< HEAD
             replay_bytes: self.0.replays.kept_bytes(),
-=======
             questions: self.0.questions.len(),
             subscriptions: self.0.watching.len(),
->>>>>>> 5b3550a (wip2)
             tasks: self.0.task_state.table.len(),
         }
     }

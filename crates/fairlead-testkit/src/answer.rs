@@ -437,7 +437,8 @@ fn start_task(exchange: &Exchange, tool: ToolScript, incoming: &Incoming, id: St
     let outlet = exchange.session.side.clone();
     let exchange = Exchange { outlet, task: Some(id.clone()), ..exchange.clone() };
     let incoming = Incoming {
-        id: incoming.id.clone(),
+        // Not the request's: that one is over, and its end would be the task's.
+        id: RawValue::from_string(Value::from(id.as_str()).to_string()).ok(),
         method: incoming.method.clone(),
         params: incoming.params.clone(),
         result: None,

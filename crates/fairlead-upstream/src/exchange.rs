@@ -133,12 +133,14 @@ struct OnLink {
     link: Arc<Link>,
     /// It took the link for itself in mid-call.
     occupies: bool,
+    /// It is a use of the link.
+    is_use: bool,
 }
 
 impl OnLink {
     fn new(link: Arc<Link>) -> Self {
         link.began();
-        Self { link, occupies: false }
+        Self { link, occupies: false, is_use: true }
     }
 }
 
@@ -147,7 +149,9 @@ impl Drop for OnLink {
         if self.occupies {
             self.link.vacate();
         }
-        self.link.ended();
+        if self.is_use {
+            self.link.ended();
+        }
     }
 }
 
@@ -196,6 +200,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// From now on it keeps no idle link open: it only listens.
+    pub(crate) fn stand_by(&mut self) {
+        if std::mem::take(&mut self.link.is_use) {
+            self.link.link.ended();
+        }
+    }
+
     /// Sends `outbound` over `link`.
     ///
     /// # Errors

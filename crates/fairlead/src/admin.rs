@@ -98,13 +98,10 @@ impl Gauges for Watched {
         out.streams(counts.streams);
         out.calls_in_flight(counts.calls);
         out.parked(counts.parked);
-<<<<<<< HEAD
         out.replay_bytes(counts.replay_bytes);
-=======
         out.open_questions(counts.questions);
         out.subscriptions(counts.subscriptions);
         out.tasks(counts.tasks);
->>>>>>> 5b3550a (wip2)
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

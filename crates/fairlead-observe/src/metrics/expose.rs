@@ -114,13 +114,10 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         ("fairlead_streams", "Open streams to clients", gauges.streams),
         ("fairlead_calls_in_flight", "Calls that have begun and not ended", gauges.calls_in_flight),
         ("fairlead_parked_calls", "Calls that wait for an answer of their client", gauges.parked),
-<<<<<<< HEAD
         ("fairlead_replay_bytes", "Bytes of streams kept for clients that come back", gauges.replay_bytes),
-=======
         ("fairlead_open_questions", "Questions of servers that wait for an answer", gauges.questions),
         ("fairlead_subscriptions", "Resources that clients watch", gauges.subscriptions),
         ("fairlead_tasks", "Tasks that are remembered", gauges.tasks),
->>>>>>> 5b3550a (wip2)
         ("fairlead_processes", "Server processes that run", gauges.processes),
     ] {
         gauge(encoder, name, help, value)?;

@@ -17,13 +17,10 @@ pub struct GaugeSink {
     pub(super) streams: u64,
     pub(super) calls_in_flight: u64,
     pub(super) parked: u64,
-<<<<<<< HEAD
     pub(super) replay_bytes: u64,
-=======
     pub(super) questions: u64,
     pub(super) subscriptions: u64,
     pub(super) tasks: u64,
->>>>>>> 5b3550a (wip2)
     pub(super) processes: u64,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
@@ -57,11 +54,11 @@ impl GaugeSink {
         self.parked += count as u64;
     }
 
-<<<<<<< HEAD
     /// Bytes of streams kept for clients that come back.
     pub fn replay_bytes(&mut self, bytes: usize) {
         self.replay_bytes += bytes as u64;
-=======
+    }
+
     /// Questions of servers that wait for the answer of a client.
     pub fn open_questions(&mut self, count: usize) {
         self.questions += count as u64;
@@ -75,7 +72,6 @@ impl GaugeSink {
     /// Tasks that are remembered.
     pub fn tasks(&mut self, count: usize) {
         self.tasks += count as u64;
->>>>>>> 5b3550a (wip2)
     }
 
     /// Server processes that run.

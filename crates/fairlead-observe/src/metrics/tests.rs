@@ -15,13 +15,10 @@ impl Gauges for Fixed {
         out.streams(2);
         out.calls_in_flight(1);
         out.parked(6);
-<<<<<<< HEAD
         out.replay_bytes(7);
-=======
         out.open_questions(7);
         out.subscriptions(8);
         out.tasks(9);
->>>>>>> 5b3550a (wip2)
         out.processes(4);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);

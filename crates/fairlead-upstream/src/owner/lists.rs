@@ -168,11 +168,16 @@ impl Owner {
         match result {
             Ok(catalog) => {
                 let catalog = Arc::new(catalog);
-                let before = self.shared.view.load().catalogs.get(&catalog_key).cloned();
+                let view = self.shared.view.load_full();
+                let is_new = !view.catalogs.contains_key(&catalog_key);
+                // What clients were shown so far. The first catalog of its kind is no news if it says what the one
+                // they saw in its place said: there are clients that stop for ever when they hear of a change while
+                // they are listing.
+                let before = view.nearest_catalog(catalog_key.era, catalog_key.capabilities);
                 let changed: Vec<_> = kinds
                     .iter()
                     .copied()
-                    .filter(|&kind| before.as_ref().is_none_or(|before| !same(before, &catalog, kind)))
+                    .filter(|&kind| before.is_none_or(|before| !same(before, &catalog, kind)))
                     .collect();
                 let max_sets = self.environment.catalog.max_capability_sets.max(1);
                 self.publish(|view| {
@@ -184,7 +189,7 @@ impl Owner {
                     }
                     catalogs.insert(catalog_key, Arc::clone(&catalog));
                     view.catalogs = Arc::new(catalogs);
-                    if !changed.is_empty() || !view.fresh {
+                    if !changed.is_empty() || is_new || !view.fresh {
                         view.catalog_version += 1;
                     }
                     view.fresh = true;

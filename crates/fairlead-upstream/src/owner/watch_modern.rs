@@ -218,7 +218,11 @@ impl Listening {
         let params = format!("{{\"notifications\":{{{}}},\"_meta\":{}}}", filter.join(","), own_meta());
         let mut outbound = Outbound::own(Method::Listen.as_str(), Some(&params), Instant::now() + NEVER);
         outbound.idle = NEVER;
-        Exchange::start(Arc::clone(&self.link), None, Worker::CONTROL, outbound).begun().await
+        let starting = Exchange::start(Arc::clone(&self.link), None, Worker::CONTROL, outbound);
+        let mut exchange = starting.begun().await?;
+        // A link that only listens is idle; whether somebody watches something is known elsewhere.
+        exchange.stand_by();
+        Ok(exchange)
     }
 
     /// What of `wanted` the server accepts. Those who wait for it are told.

@@ -328,7 +328,16 @@ async fn a_gateway_can_be_stopped_while_servers_are_starting() {
 
 #[tokio::test]
 async fn an_idle_process_is_stopped_and_started_by_the_next_call() {
-    let (lazy, eager) = (StdioServer::new(Script::legacy()), StdioServer::new(Script::legacy()));
+    stops_and_starts(Script::legacy()).await;
+}
+
+#[tokio::test]
+async fn a_listen_stream_keeps_no_idle_process() {
+    stops_and_starts(Script::modern()).await;
+}
+
+async fn stops_and_starts(script: Script) {
+    let (lazy, eager) = (StdioServer::new(script.clone()), StdioServer::new(script));
     let yaml = format!(
         "servers:\n  lazy: {{ {}, idle_stop: 1s }}\n  eager: {{ {}, idle_stop: 1s, start: eager }}\n",
         lazy.yaml(),

@@ -10,11 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fairlead_testkit::McpClient;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::servers::Shelf;
-use crate::support::{Gateway, eventually_some, program, rows};
+use crate::support::{Gateway, NEWEST_LEGACY, eventually_some, program, rows};
 
 /// How long one client may take for everything, in seconds. Some are imported for a quarter of a minute.
 const LIMIT: u64 = 150;
@@ -147,9 +148,24 @@ impl World {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Waits until the gateway knows what `everything` shows to clients that sample. Semantic Kernel is one, and stops for
+    /// ever when it is told of a changed list while it is listing: it lists again before it reads on.
+    async fn wait_for_sampling(&self) {
+        let client = McpClient::new(&self.gateway.url("/mcp")).capabilities(json!({"sampling": {}}));
+        client.initialize(NEWEST_LEGACY).await.unwrap();
+        eventually_some(START, "the tools for clients that sample", async || {
+            let tools = client.list("tools/list", "tools").await.unwrap();
+            tools.iter().find(|tool| tool["name"] == "everything__trigger-sampling-request").map(|_| ())
+        })
+        .await;
+    }
+
     async fn check(&self, framework: &Framework) {
         if !self.shelf.has(&format!("client-{}/bin/python", framework.name)) {
             return;
+        }
+        if framework.prompts {
+            self.wait_for_sampling().await;
         }
         let begin = Instant::now();
         let document = self.run(framework).await;

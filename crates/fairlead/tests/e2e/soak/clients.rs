@@ -6,10 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use fairlead_testkit::{Answer, AnswerStream, Frame, McpClient, Reply};
 use serde_json::{Value, json};
 
-use super::{
-    Dice,
-    house::{Era, Place},
-};
+use super::{Dice, house::Place};
 use crate::support::{Gateway, LEGACY, MODERN};
 
 /// How long a client waits for anything.
@@ -18,6 +15,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 const POLLS: usize = 400;
 const TASKS: &str = "io.modelcontextprotocol/tasks";
+/// Every link a server may have is in use.
+pub(super) const BUSY: &str = "FL-1305";
 const UPDATED: &str = "notifications/resources/updated";
 
 /// The era of a client.
@@ -129,6 +128,11 @@ impl Job {
         if self.merged { format!("{}__{name}", self.server.name) } else { name.to_owned() }
     }
 
+    fn uri(&self, number: u64) -> String {
+        let uri = format!("test://resource/{number}");
+        if self.merged { format!("fairlead+{}:{uri}", self.server.name) } else { uri }
+    }
+
     fn arguments(&self) -> Value {
         json!({"nonce": self.nonce.to_string()})
     }
@@ -145,13 +149,14 @@ impl Job {
             capabilities["extensions"] = json!({TASKS: {}});
         }
         let nonce = self.nonce;
-        let client = McpClient::new(&gateway.url(&path)).limit(LIMIT).capabilities(capabilities).answering(
-            move |method, _| match answers {
-                Answers::Well => Reply::Result(says(method, nonce)),
-                Answers::With32603 => Reply::Error(-32603, "nobody is there".to_owned()),
-                Answers::Never => Reply::Silence,
-            },
-        );
+        let client =
+            McpClient::new(&gateway.url(&path)).limit(LIMIT).capabilities(capabilities).answering(move |method, _| {
+                match answers {
+                    Answers::Well => Reply::Result(says(method, nonce)),
+                    Answers::With32603 => Reply::Error(-32603, "nobody is there".to_owned()),
+                    Answers::Never => Reply::Silence,
+                }
+            });
         if self.is_legacy() {
             client.initialize(self.revision).await.context("the handshake")?;
             return Ok(client);
@@ -226,8 +231,9 @@ impl Job {
         }
         let failed = client.call(&self.tool("fail"), self.arguments()).await?;
         ensure!(failed["isError"] == true, "a tool's own error: {failed}");
-        let read = client.result("resources/read", json!({"uri": "test://resource/1"})).await?;
-        ensure!(read["contents"][0]["uri"] == "test://resource/1", "the resource: {read}");
+        let uri = self.uri(1);
+        let read = client.result("resources/read", json!({"uri": uri})).await?;
+        ensure!(read["contents"][0]["uri"] == uri.as_str(), "the resource: {read}");
         Ok(())
     }
 
@@ -284,12 +290,18 @@ impl Job {
         let mut params = self.params(tool);
         params["_meta"] = json!({"progressToken": self.nonce.to_string()});
         let mut stream = client.start("tools/call", params).await?;
-        stream.next_method("notifications/progress", LIMIT).await?;
-        Ok(stream)
+        loop {
+            let frame = stream.next(LIMIT).await?.context("the stream ended before anything was said")?;
+            let message = frame.json();
+            if message["method"] == "notifications/progress" {
+                return Ok(stream);
+            }
+            ensure!(!message["method"].is_null(), "it is over before it began: {message}");
+        }
     }
 
     async fn subscribe(&self, client: &McpClient) -> anyhow::Result<()> {
-        let uri = format!("test://resource/{}", self.nonce % 4);
+        let uri = self.uri(self.nonce % 4);
         let says_goodbye = self.behaviour == Behaviour::Subscribe;
         let stream = if self.is_legacy() {
             let mut stream = client.open_get(None).await?;
@@ -303,7 +315,11 @@ impl Job {
         } else {
             let filter = json!({"notifications": {"resourceSubscriptions": [uri], "toolsListChanged": true}});
             let mut stream = client.start("subscriptions/listen", filter).await?;
-            stream.next_method("notifications/subscriptions/acknowledged", LIMIT).await?;
+            let accepted = stream.next_method("notifications/subscriptions/acknowledged", LIMIT).await?;
+            let accepted = &accepted["params"]["notifications"]["resourceSubscriptions"];
+            // Where no link can be had the acknowledgement is silent about the resource.
+            let is_accepted = accepted.as_array().is_some_and(|uris| uris.iter().any(|other| *other == uri.as_str()));
+            ensure!(is_accepted, "not accepted, as by {BUSY}");
             self.hear(&mut stream, &uri).await?;
             stream
         };
@@ -315,6 +331,10 @@ impl Job {
     }
 
     async fn hear(&self, stream: &mut AnswerStream, uri: &str) -> anyhow::Result<()> {
+        // Only servers over HTTP are made to say something.
+        if !self.server.http {
+            return Ok(());
+        }
         let updated = stream.next_method(UPDATED, LIMIT).await?;
         ensure!(updated["params"]["uri"] == uri, "another's resource: {updated}");
         Ok(())
@@ -381,6 +401,19 @@ impl Job {
     }
 }
 
+/// One call that is asked on the session's own stream, by a client that is alone.
+pub(super) async fn ask_aside_once(url: &str) -> anyhow::Result<()> {
+    let client = McpClient::new(url)
+        .limit(LIMIT)
+        .capabilities(json!({"elicitation": {"form": {}}, "sampling": {}}))
+        .answering(|method, _| Reply::Result(says(method, 0)));
+    client.initialize(LEGACY[0]).await?;
+    let answering = tokio::spawn(keep_answering(client.open_get(None).await?));
+    let result = client.call("ask_aside", json!({})).await;
+    answering.abort();
+    result.map(|_| ())
+}
+
 /// What a client says to questions.
 #[derive(Clone, Copy)]
 enum Answers {
@@ -396,10 +429,10 @@ fn says(method: &str, nonce: u64) -> Value {
     }
 }
 
-/// A result or the server's error, but no refusal of the gateway.
+/// A result, the server's error, or that the client would not answer (FL-1306), but no other refusal.
 fn over(answer: &Answer) -> anyhow::Result<()> {
-    let error = answer.error();
-    ensure!(!error.to_string().contains("FL-"), "{error}");
+    let error = answer.error().to_string();
+    ensure!(!error.contains("FL-") || error.contains("FL-1306"), "{error}");
     Ok(())
 }
 

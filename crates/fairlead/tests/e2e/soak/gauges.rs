@@ -6,7 +6,7 @@ use super::highest;
 use crate::support::{Gateway, get, processes};
 
 /// The states that are watched: what they are called in the table, and in the metrics.
-const STATES: [(&str, &str); 9] = [
+const STATES: [(&str, &str); 10] = [
     ("sessions", "fairlead_sessions"),
     ("streams", "fairlead_streams"),
     ("calls in flight", "fairlead_calls_in_flight"),
@@ -14,6 +14,7 @@ const STATES: [(&str, &str); 9] = [
     ("open questions", "fairlead_open_questions"),
     ("subscriptions", "fairlead_subscriptions"),
     ("tasks", "fairlead_tasks"),
+    ("replay bytes", "fairlead_replay_bytes"),
     ("links", "fairlead_links"),
     ("processes", "fairlead_processes"),
 ];

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,8 +17,8 @@ use nix::{
 };
 use serde_json::json;
 
-use super::gauges::Gauges;
-use crate::support::{Gateway, PATIENCE, SECOND, StdioServer, eventually, processes, rows};
+use super::{clients, gauges::Gauges};
+use crate::support::{Gateway, PATIENCE, StdioServer, eventually, rows};
 
 /// Between two things that happen to servers.
 const DISTURB: Duration = Duration::from_millis(500);
@@ -28,7 +31,7 @@ const FILES: u64 = 160;
 /// Resources of every server.
 const RESOURCES: usize = 4;
 /// How long the longest tool runs, in milliseconds.
-const LONG: u64 = 10_000;
+const LONG: u64 = 5_000;
 
 /// The era of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +51,7 @@ pub(super) struct Place {
     pub(super) era: Era,
     /// It is killed all the time.
     pub(super) mortal: bool,
-    /// It can ask on the GET stream of a session too.
+    /// It is reached over HTTP: it tells of its resources, and can ask on the GET stream of a session too.
     pub(super) http: bool,
 }
 
@@ -124,7 +127,7 @@ impl House {
         for place in &PLACES {
             let server = Server::start(place).await;
             config += &format!(
-                "  {}: {{ {}, max_sessions: {LINKS}, timeout: {{ idle: 15s, call: 20s }} }}\n",
+                "  {}: {{ {}, max_sessions: {LINKS}, resources: prefix, timeout: {{ idle: 6s, call: 8s }} }}\n",
                 place.name,
                 server.yaml()
             );
@@ -134,7 +137,21 @@ impl House {
         for place in &PLACES {
             rows::until_listed(&gateway, place.name).await;
         }
+        // A server that asks without saying for which call gets its callers one by one, once that is known of it.
+        for place in PLACES.iter().filter(|place| place.era == Era::Legacy) {
+            let stream = format!("/servers/{}/mcp", place.name);
+            clients::ask_aside_once(&gateway.url(&stream)).await.unwrap();
+        }
         Self { gateway, places: PLACES.to_vec(), stable, mortal, config }
+    }
+
+    /// What the gateway says of each server, for when something is left behind.
+    pub(super) async fn describe(&self) -> String {
+        let mut lines = String::new();
+        for place in &self.places {
+            lines += &format!("{}\n", rows::row(&self.gateway, place.name).await);
+        }
+        lines
     }
 
     /// Those that [`disturb`] kills.
@@ -150,16 +167,15 @@ impl House {
     }
 
     /// The servers too have nothing left of it.
-    pub(super) async fn assert_quiet(&self) {
-        for (place, server) in PLACES.iter().filter(|place| !place.mortal).zip(&self.stable) {
+    pub(super) async fn assert_quiet(&self, mortals: &[Server]) {
+        let (mortal, stable): (Vec<&Place>, Vec<&Place>) = PLACES.iter().partition(|place| place.mortal);
+        for (place, server) in stable.iter().zip(&self.stable).chain(mortal.iter().zip(mortals)) {
             match server {
                 Server::Http(server) => {
-                    let what = || format!("{} sessions, {} listeners", server.sessions(), server.listeners());
-                    eventually(PATIENCE, &format!("`{}` is quiet", place.name), || {
-                        server.sessions() as u64 <= LINKS && server.listeners() <= 1
-                    })
-                    .await;
-                    println!("{}: {}, {} connections", place.name, what(), server.connections());
+                    let (sessions, listeners) = (server.sessions(), server.listeners());
+                    println!("`{}`: {sessions} sessions, {listeners} listeners left", place.name);
+                    // What it was told by DELETE; sessions it forgot itself are none.
+                    assert!(sessions as u64 <= LINKS && listeners <= 1, "`{}` is not quiet", place.name);
                 }
                 Server::Pipe(server) => {
                     eventually(PATIENCE, &format!("`{}` is stopped", place.name), || server.living().is_empty()).await;
@@ -190,11 +206,17 @@ impl fmt::Display for Disturbed {
     }
 }
 
-/// Kills and restarts servers, changes lists and resources, and reloads the configuration, until the end.
-pub(super) async fn disturb(house: Arc<House>, mut mortals: Vec<Server>, until: Instant) -> (Disturbed, Vec<Server>) {
+/// Kills and restarts servers, changes lists and resources, and reloads the configuration, until all is over. Near the
+/// end, from `until` on, only what clients wait for still happens.
+pub(super) async fn disturb(
+    house: Arc<House>,
+    mut mortals: Vec<Server>,
+    until: Instant,
+    over: Arc<AtomicBool>,
+) -> (Disturbed, Vec<Server>) {
     let mut done = Disturbed::default();
     let mut turn = 0_usize;
-    while Instant::now() < until {
+    while !over.load(Ordering::Relaxed) {
         tokio::time::sleep(DISTURB).await;
         turn += 1;
         // Everybody who watches hears something soon.
@@ -211,6 +233,9 @@ pub(super) async fn disturb(house: Arc<House>, mut mortals: Vec<Server>, until: 
             server.clear_received();
         }
         done.changes += 1;
+        if Instant::now() >= until {
+            continue;
+        }
         let count = mortals.len();
         match (turn % 6, &mut mortals[turn / 6 % count]) {
             (1, Server::Http(server)) => {
@@ -238,20 +263,6 @@ pub(super) async fn disturb(house: Arc<House>, mut mortals: Vec<Server>, until: 
             _ => {}
         }
     }
-    // Those who were killed last are there again, so that what is left can be told from what is dead.
-    for server in &mut mortals {
-        if let Server::Http(server) = server {
-            server.restart().await.unwrap();
-        }
-    }
-    tokio::time::sleep(SECOND).await;
-    for server in &mortals {
-        if let Server::Pipe(server) = server {
-            eventually(PATIENCE * 2, "mortal processes are stopped", || {
-                server.living().iter().all(|pid| !processes::is_alive(*pid))
-            })
-            .await;
-        }
-    }
+    // Those who were killed live on: what is left can be told from what is dead.
     (done, mortals)
 }
