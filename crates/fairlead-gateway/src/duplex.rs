@@ -15,6 +15,7 @@ use crate::{
     gateway::Gateway,
     listener::turned,
     pipeline,
+    replay::Held,
     response::{refusal_bytes, refuse},
     seen::Seen,
 };
@@ -58,6 +59,8 @@ const LIMITS: SseLimits = SseLimits { max_event: u32::MAX as usize };
 pub(crate) struct Opened {
     pub(crate) gateway: Gateway,
     pub(crate) worker: Worker,
+    /// Its stream is counted already.
+    pub(crate) counted: bool,
     /// The path of the endpoint. What it serves is looked up anew for each message.
     pub(crate) path: Box<str>,
     pub(crate) caller: Caller,
@@ -81,31 +84,34 @@ pub(crate) async fn run(opened: Opened, mut inbox: mpsc::Receiver<Incoming>, out
     let duplex = Arc::new(Duplex { opened, out, state: Mutex::default() });
     let mut open: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     let mut unasked: Option<BoxFuture<'static, ()>> = None;
+    let mut opening: Option<BoxFuture<'static, Option<BoxFuture<'static, ()>>>> = None;
     let mut idle_at = Instant::now() + idle_timeout;
     let mut draining = false;
     let end = loop {
-        if draining && open.is_empty() {
+        if draining && open.is_empty() && opening.is_none() {
             break End::Drained;
         }
         let room = 2 * duplex.opened.gateway.config().sessions.max_calls + MORE_OPEN;
-        let is_idle = open.is_empty() && !duplex.has_session();
+        let is_idle = open.is_empty() && opening.is_none() && !duplex.has_session();
         tokio::select! {
             // In this order: what came before is begun before the next is looked at, so that a cancellation finds its
             // call; and a client that went away is noticed before its calls are.
             biased;
             () = duplex.out.closed() => break End::Gone,
             Some(()) = open.next(), if !open.is_empty() => idle_at = Instant::now() + idle_timeout,
-            () = heard(&mut unasked), if unasked.is_some() => unasked = None,
-            message = inbox.recv(), if open.len() < room => {
+            _ = heard(&mut unasked), if unasked.is_some() => unasked = None,
+            listening = heard(&mut opening), if opening.is_some() => {
+                (opening, unasked) = (None, listening.flatten());
+                idle_at = Instant::now() + idle_timeout;
+            }
+            // What follows belongs to the session that is being opened.
+            message = inbox.recv(), if open.len() < room && opening.is_none() => {
                 idle_at = Instant::now() + idle_timeout;
                 match message {
                     None => break End::Gone,
                     Some(Incoming::One(frame)) if opens(&frame) => {
-                        let opening = duplex.initialize(frame);
-                        tokio::select! {
-                            () = duplex.out.closed() => break End::Gone,
-                            listening = opening => unasked = listening,
-                        }
+                        let duplex = Arc::clone(&duplex);
+                        opening = Some(Box::pin(async move { duplex.initialize(frame).await }));
                     }
                     Some(message) => open.extend(duplex.take(message)),
                 }
@@ -114,7 +120,7 @@ pub(crate) async fn run(opened: Opened, mut inbox: mpsc::Receiver<Incoming>, out
             () = sleep_until(idle_at), if is_idle => break End::Idle,
         }
     };
-    drop(unasked);
+    drop((unasked, opening));
     // Modern calls end here and are cancelled by that; those of the session are told to end.
     duplex.cancel_modern(None);
     let ending = async {
@@ -131,9 +137,11 @@ fn opens(frame: &Frame) -> bool {
     frame.kind() == Kind::Request && frame.method_class() == Method::Initialize && !frame.is_modern()
 }
 
-async fn heard(unasked: &mut Option<BoxFuture<'static, ()>>) {
-    if let Some(unasked) = unasked {
-        unasked.await;
+/// What comes of a future, if there is one.
+async fn heard<T>(future: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    match future {
+        Some(future) => Some(future.await),
+        None => None,
     }
 }
 
@@ -187,11 +195,12 @@ impl Duplex {
         headers.insert(header::MCP_SESSION_ID, session);
         headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         self.state().headers = headers.clone();
-        let Opened { gateway, worker, path, caller } = &self.opened;
+        let Opened { gateway, worker, path, caller, counted } = &self.opened;
+        let held = Held::Connection { counted: *counted };
         let snapshot = gateway.snapshot();
         let listening = match snapshot.endpoint(path) {
             Some(endpoint) => {
-                pipeline::get(gateway, *worker, endpoint, caller.clone(), &headers, &Seen::of(&headers)).await
+                pipeline::get(gateway, *worker, endpoint, caller.clone(), &headers, &Seen::of(&headers), held).await
             }
             None => Err(no_endpoint()),
         };
@@ -296,7 +305,7 @@ impl Duplex {
 
     /// A message on its way through the pipeline.
     async fn pass(&self, message: Incoming) -> Response<Body> {
-        let Opened { gateway, worker, path, caller } = &self.opened;
+        let Opened { gateway, worker, path, caller, .. } = &self.opened;
         let headers = self.state().headers.clone();
         let snapshot = gateway.snapshot();
         let passed = match snapshot.endpoint(path) {

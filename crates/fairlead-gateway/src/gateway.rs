@@ -193,9 +193,7 @@ impl Gateway {
             loop {
                 tokio::time::sleep(MEND).await;
                 if mender.0.watching.take_mending() {
-                    for session in mender.0.sessions.listeners() {
-                        pipeline::mend(&mender, Worker::CONTROL, &session).await;
-                    }
+                    pipeline::mend(&mender, Worker::CONTROL).await;
                 }
             }
         });

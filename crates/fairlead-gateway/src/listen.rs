@@ -5,7 +5,7 @@ use crate::{
     body::Body,
     duplex::Opened,
     gateway::Gateway,
-    identify, origin, pipeline,
+    identify, origin, pipeline, replay,
     response::{self, empty, json, refuse},
     seen::{Once, Seen},
     snapshot::{Snapshot, Transport},
@@ -68,7 +68,9 @@ async fn route(
             let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
             pipeline::post(gateway, worker, endpoint, caller, &head.headers, &seen, bytes).await
         }
-        Method::GET => Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers, &seen)).await,
+        Method::GET => {
+            Box::pin(pipeline::get(gateway, worker, endpoint, caller, &head.headers, &seen, replay::Held::Http)).await
+        }
         Method::DELETE => Box::pin(pipeline::delete(gateway, endpoint, &caller, &seen)).await,
         _ => Err(Refusal::new(Code::HttpMethod, "MCP uses POST, GET and DELETE")),
     }
@@ -90,7 +92,8 @@ async fn other_transport(
         ));
     };
     let caller = identify::caller(&head.headers);
-    let opened = |caller| Opened { gateway: gateway.clone(), worker, path: endpoint.path.clone(), caller };
+    let opened =
+        |caller| Opened { gateway: gateway.clone(), worker, path: endpoint.path.clone(), caller, counted: false };
     match (transport, head.method.clone()) {
         (Transport::Sse, Method::GET) => sse_door::open(opened(caller), &head.headers),
         (Transport::SsePost, Method::POST) => {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::WatchError;
 use fairlead_wire::{Field, Method, list, message};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use http::Response;
 use std::{
     collections::{HashMap, HashSet},
@@ -29,8 +29,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// How often what a listener watches and a server was not told of is tried again.
-const MEND: Duration = Duration::from_secs(1);
+/// How often what a listener watches and a server was not told of is tried again: first, and at most, since a resource
+/// may have left the lists for good.
+const MEND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Resources one listener may watch.
 const MAX_WATCHED: usize = 1_000;
 
@@ -177,17 +178,29 @@ struct Listening {
 /// The connection is gone.
 struct Gone;
 
+/// What servers said to the resources that they were asked for.
+type Asked = Vec<(Box<str>, Result<Held, WatchError>)>;
+
+async fn pending(asking: &mut Option<BoxFuture<'static, Asked>>) -> Asked {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Listening {
     async fn run(&mut self) -> Result<(), Gone> {
         let first_wait = self.entered.call.endpoint.config.catalog.first_wait;
-        let refused = self.watch(first_wait).await;
+        let asked = self.ask(first_wait).await;
         // What no server promised within the time is not acknowledged, and not tried again either.
-        drop(refused);
+        self.take(asked);
         self.resources.retain(|exposed| self.held.contains_key(exposed));
         self.say(&self.acknowledgement()).await?;
         let keep_alive = self.entered.call.endpoint.config.listen.keep_alive;
         let mut drain = self.entered.call.gateway.drain_begins();
         let mut mend_at: Option<Instant> = None;
+        let mut wait = MEND.0;
+        let mut asking: Option<BoxFuture<'static, Asked>> = None;
         let outlet = Arc::clone(&self.outlet);
         loop {
             let mend = async {
@@ -198,6 +211,7 @@ impl Listening {
             };
             tokio::select! {
                 Some(message) = self.said.recv() => {
+                    outlet.taken(&message);
                     self.say(&message).await?;
                     if self.said.is_empty() && outlet.take_lagged() {
                         self.say_everything().await?;
@@ -205,19 +219,31 @@ impl Listening {
                 }
                 () = outlet.lost.notified() => {
                     let call = &self.entered.call;
+                    if !self.held.values().any(|held| held.is_lost(&call.gateway)) {
+                        continue;
+                    }
                     let snapshot = call.gateway.snapshot();
                     if !snapshot.endpoint(&call.endpoint.path).is_some_and(|now| Arc::ptr_eq(now, &call.endpoint)) {
                         // It began on another configuration; what there is now it hears of when it asks again.
                         return self.say(&end(call)).await;
                     }
                     self.held.retain(|_, held| !held.is_lost(&call.gateway));
-                    mend_at = Some(Instant::now());
+                    (mend_at, wait) = (Some(Instant::now()), MEND.0);
                 }
-                () = mend => {
-                    let refused = self.watch(first_wait).await;
-                    self.resources.retain(|exposed| !refused.contains(exposed));
-                    let is_whole = self.held.len() == self.resources.len();
-                    mend_at = (!is_whole).then(|| Instant::now() + MEND);
+                () = mend, if asking.is_none() => {
+                    mend_at = None;
+                    asking = Some(self.ask(first_wait));
+                }
+                asked = pending(&mut asking), if asking.is_some() => {
+                    asking = None;
+                    if self.take(asked) {
+                        // What was acknowledged is not so any more, which only a stream that ends can tell.
+                        return self.say(&end(&self.entered.call)).await;
+                    }
+                    if self.held.len() < self.resources.len() && mend_at.is_none() {
+                        mend_at = Some(Instant::now() + wait);
+                        wait = (wait * 2).min(MEND.1);
+                    }
                 }
                 () = crate::listener::turned(&mut drain) => return self.say(&end(&self.entered.call)).await,
                 () = tokio::time::sleep(keep_alive) => self.send(comment()).await?,
@@ -233,31 +259,38 @@ impl Listening {
         self.chunks.send(chunk).await.map_err(|_| Gone)
     }
 
-    /// Watches what is wanted and not held, and returns what its servers refuse.
-    async fn watch(&mut self, wait: Duration) -> HashSet<Box<str>> {
-        let call = &self.entered.call;
-        let missing: Vec<_> = self.resources.iter().filter(|exposed| !self.held.contains_key(*exposed)).collect();
-        if missing.iter().any(|exposed| resolve::resource(call, exposed).is_err()) {
-            // Clients that know their URIs from earlier listen without listing first.
-            Box::pin(list_page::learn_what_is_new(call)).await;
-        }
-        let until = Instant::now() + wait;
-        let asked = join_all(missing.into_iter().map(|exposed| async {
-            let target = resolve::resource(call, exposed).ok()?;
-            let hearer = Hearer::Listener(Arc::clone(&self.outlet));
-            let held = timeout_at(until, watching::hold(call, &target, exposed, hearer)).await.ok()?;
-            Some((exposed.clone(), held))
-        }))
-        .await;
-        let mut refused = HashSet::new();
-        for (exposed, held) in asked.into_iter().flatten() {
+    /// Asks for what is wanted and not held, and borrows nothing: meanwhile the listener is told what there is.
+    fn ask(&self, wait: Duration) -> BoxFuture<'static, Asked> {
+        let (call, outlet) = (Arc::clone(&self.entered.call), Arc::clone(&self.outlet));
+        let missing: Vec<_> =
+            self.resources.iter().filter(|exposed| !self.held.contains_key(*exposed)).cloned().collect();
+        Box::pin(async move {
+            let (call, outlet) = (&call, &outlet);
+            if missing.iter().any(|exposed| resolve::resource(call, exposed).is_err()) {
+                // Clients that know their URIs from earlier listen without listing first.
+                Box::pin(list_page::learn_what_is_new(call)).await;
+            }
+            let until = Instant::now() + wait;
+            let asked = join_all(missing.into_iter().map(|exposed| async move {
+                let target = resolve::resource(call, &exposed).ok()?;
+                let hearer = Hearer::Listener(Arc::clone(outlet));
+                let held = timeout_at(until, watching::hold(call, &target, &exposed, hearer)).await.ok()?;
+                Some((exposed, held))
+            }))
+            .await;
+            asked.into_iter().flatten().collect()
+        })
+    }
+
+    /// Keeps what is watched now. True when a server refuses something.
+    fn take(&mut self, asked: Asked) -> bool {
+        let mut refused = false;
+        for (exposed, held) in asked {
             match held {
                 Ok(held) => {
                     self.held.insert(exposed, held);
                 }
-                Err(WatchError::Refused(_)) => {
-                    refused.insert(exposed);
-                }
+                Err(WatchError::Refused(_)) => refused = true,
                 Err(error) => tracing::debug!(?error, "a listener's resource is not watched now"),
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
-    snapshot::Endpoint,
+    snapshot::{Endpoint, Upstream},
     tasks,
 };
 use bytes::Bytes;
@@ -22,12 +22,16 @@ use fairlead_upstream::{ListingKind, Worker};
 use fairlead_wire::{
     CapabilitySet, Era, Field, Frame, FrameError, Incoming, Kind, Limits, Method, Revision, header, message,
 };
+use futures_util::StreamExt;
 use http::{HeaderMap, Response, StatusCode};
 use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The number that stands for every client without a session.
 const SESSIONLESS: u64 = u64::MAX - 1;
+
+/// Sessions whose subscriptions are mended at the same time.
+const MENDED_AT_ONCE: usize = 32;
 
 /// A POST: one message, or a batch where the revision has them.
 pub(crate) async fn post(
@@ -74,6 +78,7 @@ pub(crate) async fn get(
     caller: Caller,
     headers: &HeaderMap,
     seen: &Seen<'_>,
+    held: replay::Held,
 ) -> Result<Response<Body>, Refusal> {
     if says_modern(seen) {
         return Err(Refusal::new(
@@ -91,7 +96,7 @@ pub(crate) async fn get(
         return Err(Refusal::new(Code::HttpMethod, "there is no stream without a session"));
     }
     admit::gateway(gateway)?;
-    replay::get(gateway, &session, headers)
+    replay::get(gateway, &session, headers, held)
 }
 
 /// A DELETE: the end of a legacy session.
@@ -109,14 +114,21 @@ pub(crate) async fn delete(
     Ok(crate::response::empty(StatusCode::OK))
 }
 
-/// Tells servers what a session is subscribed to and they were not told of.
-pub(crate) async fn mend(gateway: &Gateway, worker: Worker, session: &Arc<Session>) {
+/// Tells servers what sessions are subscribed to and they were not told of.
+pub(crate) async fn mend(gateway: &Gateway, worker: Worker) {
+    let round = session_state::Round::default();
+    let sessions = gateway.sessions().listeners();
+    let mending: Vec<_> = sessions.iter().map(|session| mend_one(gateway, worker, session, &round)).collect();
+    futures_util::stream::iter(mending).buffer_unordered(MENDED_AT_ONCE).for_each(|()| async {}).await;
+}
+
+async fn mend_one(gateway: &Gateway, worker: Worker, session: &Arc<Session>, round: &session_state::Round) {
     let snapshot = gateway.snapshot();
     let Some(endpoint) = snapshot.endpoint(&session.path) else { return };
     let headers = HeaderMap::new();
     let (caller, carrier, seen) = (session.caller.clone(), Carrier::Http, Seen::default());
     let entry = Entry { gateway, worker, endpoint, caller, headers: &headers, seen: &seen, carrier, in_batch: false };
-    session_state::subscribe_again(session, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
+    session_state::subscribe_again(session, round, |frame| entry.call(frame, Some(Arc::clone(session)))).await;
 }
 
 /// What every message of one request shares.
@@ -297,7 +309,8 @@ impl Entry<'_> {
             sent.map(|(name, value)| (name.clone(), value.clone())).collect()
         });
         self.gateway.call_began();
-        let capabilities = session.as_ref().map_or_else(|| declared(&frame), |session| session.capabilities);
+        let capabilities =
+            session.as_ref().map_or_else(|| declared(self.endpoint, &frame), |session| session.capabilities);
         let user = match &session {
             Some(session) => session.user,
             // Two calls that can be asked are never taken for one client's.
@@ -442,10 +455,23 @@ fn unknown_method(call: &Call) -> Response<Body> {
     refuse_call(call.era, Some(call.id()), &refusal)
 }
 
-/// What a modern client declares with the request.
-fn declared(frame: &Frame) -> CapabilitySet {
+/// Servers of an endpoint that are asked for their era before a client's capabilities are read; that costs less.
+const MODERN_ALONE: usize = 4;
+
+/// What a modern client declares with the request. A modern server reads it for itself: for the gateway it is of interest
+/// only before servers that are not, and where tasks are declared.
+fn declared(endpoint: &Endpoint, frame: &Frame) -> CapabilitySet {
+    let servers = &endpoint.servers;
+    let reads_itself = |server: &Upstream| server.handle.peek().era_for(Era::Modern) == Some(Era::Modern);
     match frame.raw(Field::MetaClientCapabilities) {
         None | Some("{}") => CapabilitySet::BARE,
+        Some(declared)
+            if servers.len() <= MODERN_ALONE
+                && servers.iter().all(reads_itself)
+                && !declared.contains("\"extensions\"") =>
+        {
+            CapabilitySet::BARE
+        }
         Some(declared) => CapabilitySet::parse(declared),
     }
 }

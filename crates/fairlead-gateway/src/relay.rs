@@ -38,6 +38,7 @@ pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
                 tracing::warn!(server = %handle.name(), missed, "the server says more than can be passed on; clients are told to look at everything");
                 changed = Changed::everything();
                 watching::anything_updated(&gateway, &handle, None);
+                watching::refused(&gateway, handle.name(), None);
             }
             Err(RecvError::Closed) => return,
         }
@@ -93,7 +94,11 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
     match event {
         ServerEvent::ListChanged { kind, era } => changed.add(notice(kind), era),
         ServerEvent::ResourceUpdated { key, uri, frame } => watching::updated(gateway, handle, &key, &uri, &frame),
-        ServerEvent::Rewatched { key } => watching::anything_updated(gateway, handle, Some(&key)),
+        ServerEvent::Rewatched { key } => {
+            watching::anything_updated(gateway, handle, Some(&key));
+            watching::refused(gateway, handle.name(), Some(&key));
+        }
+        ServerEvent::Refused { key } => watching::refused(gateway, handle.name(), Some(&key)),
         ServerEvent::Unwatchable { key } => watching::unwatchable(gateway, handle.name(), Some(&key)),
         ServerEvent::TaskStatus { link, frame } => tasks::status(gateway, handle, link, &frame),
         ServerEvent::QuestionDeclined => {

@@ -79,6 +79,8 @@ impl Bounds {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     bytes: AtomicUsize,
+    /// Sessions that have streams.
+    sessions: AtomicUsize,
     detached: AtomicUsize,
     /// Calls whose stream has begun.
     drivers: Mutex<JoinSet<()>>,
@@ -270,17 +272,35 @@ pub(crate) fn open_call(call: &Call) -> Option<Opened> {
     Some(Opened { gateway: gateway.clone(), place, listener, control: call.control.clone() })
 }
 
+/// How somebody listens to what belongs to no call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// With a GET, which may break and be made again.
+    Http,
+    /// On a connection that carries everything; the session ends with it, so nobody comes back.
+    Connection {
+        /// The connection is counted as a stream itself.
+        counted: bool,
+    },
+}
+
 /// A GET of a session: its stream for what belongs to no call, or the rest of a stream that broke off.
-pub(crate) fn get(gateway: &Gateway, session: &Arc<Session>, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+pub(crate) fn get(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    headers: &HeaderMap,
+    held: Held,
+) -> Result<Response<Body>, Refusal> {
     const LAST: HeaderName = fairlead_wire::header::LAST_EVENT_ID;
     let mut sent = headers.get_all(LAST).iter();
     match (sent.next(), sent.next()) {
+        _ if held != Held::Http => standing(gateway, session, held),
         (Some(id), None) if !id.is_empty() && Bounds::of(&gateway.config().sessions).keeps() => {
             let id = id.to_str().map_err(|_| not_ours())?;
             resume(gateway, session, id)
         }
         (_, Some(_)) => Err(Refusal::new(Code::BadEventId, "one `Last-Event-ID` is expected")),
-        _ => standing(gateway, session),
+        _ => standing(gateway, session, held),
     }
 }
 
@@ -289,8 +309,11 @@ fn not_ours() -> Refusal {
 }
 
 /// A new GET stream.
-fn standing(gateway: &Gateway, session: &Arc<Session>) -> Result<Response<Body>, Refusal> {
-    let bounds = Bounds::of(&gateway.config().sessions);
+fn standing(gateway: &Gateway, session: &Arc<Session>, held: Held) -> Result<Response<Body>, Refusal> {
+    let bounds = match held {
+        Held::Http => Bounds::of(&gateway.config().sessions),
+        Held::Connection { .. } => Bounds { events: 0, bytes: 0 },
+    };
     let ended = || Refusal::new(Code::SessionUnknown, "the session has ended; send `initialize` again");
     let replay = session.replay_or_new(&gateway.0.replays).ok_or_else(ended)?;
     session.starts_afresh();
@@ -298,7 +321,7 @@ fn standing(gateway: &Gateway, session: &Arc<Session>) -> Result<Response<Body>,
     let queue = gateway.config().sessions.stream_queue;
     let key = replay.lock().open(Kind::Standing { queue }, id, bounds);
     let place = Place { replay, key };
-    listen(gateway, session, &place, 0).inspect_err(|_| place.replay.lock().give_up(place.key))
+    listen(gateway, session, &place, 0, held).inspect_err(|_| place.replay.lock().give_up(place.key))
 }
 
 /// Goes on with a stream after the event `id`.
@@ -308,7 +331,7 @@ fn resume(gateway: &Gateway, session: &Arc<Session>, id: &str) -> Result<Respons
         let found = replay.lock().find(name, sequence);
         match found {
             Some(Ok((key, Kind::Standing { .. }))) => {
-                return listen(gateway, session, &Place { replay, key }, sequence);
+                return listen(gateway, session, &Place { replay, key }, sequence, Held::Http);
             }
             Some(Ok((key, Kind::Call { .. }))) => {
                 let place = Place { replay, key };
@@ -324,7 +347,7 @@ fn resume(gateway: &Gateway, session: &Arc<Session>, id: &str) -> Result<Respons
     match opened.request {
         None => {
             tracing::info!("a client came back for a GET stream that is not kept; it gets a new one");
-            standing(gateway, session)
+            standing(gateway, session, Held::Http)
         }
         Some(request) => {
             tracing::info!("a client came back for the stream of a call that is not kept");
@@ -379,13 +402,22 @@ fn attach(
     Some(Listener::new(gateway, session, place, attached.generation, opening))
 }
 
+/// No more streams may be open.
+pub(crate) fn too_many() -> Refusal {
+    Refusal::new(Code::TooManySessions, "there are as many open streams as `sessions.max_streams` allows")
+}
+
 /// Listens to a GET stream, until a drain begins.
-fn listen(gateway: &Gateway, session: &Arc<Session>, place: &Place, after: u64) -> Result<Response<Body>, Refusal> {
-    let Some(counted) = gateway.open_stream() else {
-        return Err(Refusal::new(
-            Code::TooManySessions,
-            "there are as many open streams as `sessions.max_streams` allows",
-        ));
+fn listen(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    place: &Place,
+    after: u64,
+    held: Held,
+) -> Result<Response<Body>, Refusal> {
+    let counted = match held {
+        Held::Connection { counted: true } => None,
+        _ => Some(gateway.open_stream().ok_or_else(too_many)?),
     };
     let listener = attach(gateway, session, place, after, Some(first_byte())).ok_or_else(not_ours)?;
     gateway.sessions().listen(session);

@@ -16,15 +16,23 @@ use crate::{
     watching::{self, Hearer},
 };
 use fairlead_config::Server;
-use fairlead_core::{Code, Refusal};
+use fairlead_core::{Code, Refusal, ServerName};
 use fairlead_upstream::{Item, LeaseError, LinkKey, Memory, Outbound, Purpose, WatchError};
 use fairlead_wire::{Era, Field, Frame, Kind, Limits, Method, edit::Edits, list, message};
 use http::Response;
-use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
 
 /// How long servers may take to be told a log level; a slow one is told late.
 const LEVEL_WAIT: Duration = Duration::from_secs(2);
+/// How long a server may take to accept a subscription that nobody waits for; a slow one is asked again.
+const MEND_WAIT: Duration = Duration::from_secs(10);
+/// What fails sooner than this holds up nobody.
+const MEND_SLOW: Duration = Duration::from_secs(1);
 
 /// `logging/setLevel`: kept for the session, and told to the servers that log.
 pub(crate) async fn set_level(call: &Call) -> Response<Body> {
@@ -56,7 +64,7 @@ pub(crate) async fn set_level(call: &Call) -> Response<Body> {
             tracing::debug!(server = %server.handle.name(), %error, "the server was not told the log level");
         }
     });
-    let _ = tokio::time::timeout(LEVEL_WAIT, futures_util::future::join_all(told)).await;
+    let _ = timeout(LEVEL_WAIT, futures_util::future::join_all(told)).await;
     answer::own(call, "{}")
 }
 
@@ -68,19 +76,48 @@ pub(crate) async fn restore(session: &Session, call: impl Fn(Frame) -> Box<Call>
         if let Some(call) = level {
             set_level(&call).await;
         }
-        subscribe_again(session, &call).await;
+        subscribe_again(session, &Round::default(), &call).await;
     };
-    tokio::time::timeout(LEVEL_WAIT, telling).await.is_ok()
+    timeout(LEVEL_WAIT, telling).await.is_ok()
+}
+
+/// One look after the subscriptions of all sessions: a server that failed one is not waited for by the others.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    failed: Mutex<HashSet<ServerName>>,
+}
+
+impl Round {
+    fn has_failed(&self, server: &ServerName) -> bool {
+        self.failed.lock().expect("invariant: no panic under this lock").contains(server)
+    }
+
+    fn failed(&self, server: &ServerName) {
+        self.failed.lock().expect("invariant: no panic under this lock").insert(server.clone());
+    }
 }
 
 /// Subscribes to what the client is subscribed to and does not watch. What its server refuses is over.
-pub(crate) async fn subscribe_again(session: &Session, call: impl Fn(Frame) -> Box<Call>) {
+pub(crate) async fn subscribe_again(session: &Session, round: &Round, call: impl Fn(Frame) -> Box<Call>) {
     let missed = session.missed();
     let calls = missed.iter().filter_map(|uri| own_request(Method::Subscribe, "uri", uri)).map(call);
     let subscribing = calls.map(|call| async move {
-        if let Err(error) = watch(&call).await {
+        let server = uri_of(&call).and_then(|uri| resolve::resource(&call, &uri));
+        let server = server.map(|target| target.upstream.handle.name().clone()).ok();
+        if server.as_ref().is_some_and(|server| round.has_failed(server)) {
+            return call.gateway.0.watching.wants_mending();
+        }
+        let began = Instant::now();
+        let Ok(watched) = timeout(MEND_WAIT, watch(&call)).await else {
+            server.iter().for_each(|server| round.failed(server));
+            return call.gateway.0.watching.wants_mending();
+        };
+        if let Err(error) = watched {
             tracing::debug!(code = error.code.label(), "a subscription of before is not there: {}", error.message);
             if error.code != Code::UnknownResource {
+                if began.elapsed() >= MEND_SLOW {
+                    server.iter().for_each(|server| round.failed(server));
+                }
                 call.gateway.0.watching.wants_mending();
             }
         }

@@ -11,6 +11,7 @@ use crate::{
     gateway::Gateway,
     listen,
     pipeline::not_a_message,
+    replay::too_many,
     response::stream,
     snapshot::Endpoint,
 };
@@ -67,6 +68,8 @@ pub(crate) fn open(opened: Opened, headers: &HeaderMap) -> Result<Response<Body>
     }
     let gateway = opened.gateway.clone();
     crate::admit::gateway(&gateway)?;
+    let counted = gateway.open_stream().ok_or_else(too_many)?;
+    let opened = Opened { counted: true, ..opened };
     let keep_alive = gateway.config().listen.keep_alive;
     let post = opened
         .path
@@ -81,7 +84,7 @@ pub(crate) fn open(opened: Opened, headers: &HeaderMap) -> Result<Response<Body>
     gateway.0.inlets.lock().insert(token.clone(), inlet);
     let entered = Entered { gateway: gateway.clone(), token };
     gateway.serve_beside(async move {
-        let _entered = entered;
+        let (_entered, _counted) = (entered, counted);
         let end = duplex::run(opened, received, out).await;
         tracing::debug!(?end, "an HTTP+SSE stream ended");
     });

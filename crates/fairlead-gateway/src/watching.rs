@@ -25,7 +25,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -37,6 +37,9 @@ use tokio::{
 const MAX_WHOLE_URI: usize = 8 << 10;
 /// Separators after which an update is not looked up any further: servers name what they tell of.
 const MAX_PARTS: usize = 64;
+/// Bytes that may wait for a listener that reads slowly, beside the limit of messages: each has a copy of its own, and a
+/// server says how long they are.
+const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// Everybody who watches something.
 #[derive(Debug, Default)]
@@ -84,6 +87,8 @@ pub(crate) struct Outlet {
     /// The id of the listen request, raw.
     pub(crate) id: Box<str>,
     out: mpsc::Sender<Bytes>,
+    /// Bytes that wait in `out`.
+    waiting: AtomicUsize,
     /// There was no room for something.
     lagged: AtomicBool,
     /// Something that is held is worth nothing any more.
@@ -93,17 +98,29 @@ pub(crate) struct Outlet {
 impl Outlet {
     /// The end of a stream that reads from the receiver of `out`.
     pub(crate) fn new(id: &str, out: mpsc::Sender<Bytes>) -> Self {
-        Self { id: id.into(), out, lagged: AtomicBool::new(false), lost: Notify::new() }
+        Self { id: id.into(), out, waiting: AtomicUsize::new(0), lagged: AtomicBool::new(false), lost: Notify::new() }
     }
 
     /// Queues a message, and says whether there was room for it. What there was none for is made good once the client
     /// reads again.
     pub(crate) fn say(&self, message: Bytes) -> bool {
-        let said = self.out.try_send(message).is_ok();
+        let bytes = message.len();
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        // One message always fits, however long it is.
+        let fits = before == 0 || before + bytes <= MAX_WAITING_BYTES;
+        let said = fits && self.out.try_send(message).is_ok();
+        if !said {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
         if !said && !self.out.is_closed() && !self.lagged.swap(true, Ordering::Relaxed) {
             tracing::warn!("a listener reads too slowly; it is told again when it has caught up");
         }
         said
+    }
+
+    /// A message was taken out of the queue.
+    pub(crate) fn taken(&self, message: &Bytes) {
+        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
     }
 
     /// Whether something was dropped since this was asked last.
@@ -134,12 +151,20 @@ impl Held {
         self.watch.as_ref().map(Watch::key)
     }
 
-    /// Whether its server is gone or speaks another era now, so that no update comes through it any more.
+    /// Whether its server is gone, speaks another era now or took it back, so that no update comes through it any more.
     pub(crate) fn is_lost(&self, gateway: &Gateway) -> bool {
+        if self.is_refused() {
+            return true;
+        }
         let snapshot = gateway.snapshot();
         let server = snapshot.servers.iter().find(|server| *server.handle.name() == self.server);
         let Some(key) = self.key() else { return true };
         server.is_none_or(|server| !server.handle.peek().serves_in(key.era))
+    }
+
+    /// Whether its server took it back.
+    fn is_refused(&self) -> bool {
+        self.watch.as_ref().is_none_or(Watch::is_lost)
     }
 
     /// Gives it back. Of a legacy server, where it is one request, the end is waited for.
@@ -195,7 +220,8 @@ pub(crate) async fn hold(call: &Call, target: &Target, exposed: &str, hearer: He
     let enter = |key: &LinkKey| enter(&call.gateway, handle.name(), key, uri, prefix, hearer);
     let (watch, mut held) = handle.watch(&want, uri, enter).await?;
     held.watch = Some(watch);
-    Ok(held)
+    // Taken back already: it was not there yet to be told.
+    if held.is_refused() { Err(WatchError::Refused(None)) } else { Ok(held) }
 }
 
 /// Enters a client among those who watch a resource, until what is returned is dropped.
@@ -306,6 +332,23 @@ pub(crate) fn unwatchable(gateway: &Gateway, server: &ServerName, key: Option<&L
     }
 }
 
+/// The server may have taken back something that is watched through this key, or through any: watches such a thing has to
+/// ask anew.
+pub(crate) fn refused(gateway: &Gateway, server: &ServerName, key: Option<&LinkKey>) {
+    for (_, watcher) in gateway.0.watching.all(server, key) {
+        match &watcher.hearer {
+            Hearer::Session(session) => {
+                let Some(session) = session.upgrade() else { continue };
+                if !session.let_go_if(|held| held.id == watcher.id && held.is_refused()).is_empty() {
+                    gateway.0.watching.wants_mending();
+                }
+            }
+            // It knows what it holds, and whether that is good.
+            Hearer::Listener(outlet) => outlet.lost.notify_one(),
+        }
+    }
+}
+
 /// The roots of a session changed: what it watches through a link with other roots is watched anew.
 pub(crate) fn roots_changed(gateway: &Gateway, session: &Session) {
     let roots = session.roots();
@@ -401,6 +444,30 @@ mod tests {
         let (deep, long) = ("/".repeat(MAX_WHOLE_URI), "/".repeat(MAX_WHOLE_URI + 1));
         assert_eq!(wholes(&deep).count(), 2 * MAX_PARTS + 1);
         assert_eq!(wholes(&long).collect::<Vec<_>>(), [&long]);
+    }
+
+    #[test]
+    fn what_waits_for_a_listener_is_bounded_by_bytes() {
+        let (out, mut said) = mpsc::channel(100);
+        let outlet = Outlet::new("1", out);
+        let long = Bytes::from(vec![b'x'; MAX_WAITING_BYTES + 1]);
+        outlet.say(long.clone());
+        assert!(!outlet.take_lagged(), "one message always fits");
+        outlet.say(Bytes::from_static(b"y"));
+        assert!(outlet.take_lagged(), "there is no room beside it");
+        outlet.taken(&said.try_recv().unwrap());
+        for _ in 0..4 {
+            outlet.say(long.slice(..MAX_WAITING_BYTES / 4));
+        }
+        assert!(!outlet.take_lagged());
+        outlet.say(Bytes::from_static(b"y"));
+        assert!(outlet.take_lagged());
+        let mut left = 0;
+        while let Ok(message) = said.try_recv() {
+            outlet.taken(&message);
+            left += 1;
+        }
+        assert_eq!((left, outlet.waiting.into_inner()), (4, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! callers wait for a disk. Records that are taken stay visible to [`Queue::find`] until they are written, so a
 //! session always reads what it wrote last.
 
-use fairlead_core::ports::SessionRecord;
+use fairlead_core::ports::{SessionRecord, TaskRecord};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,6 +14,32 @@ use tokio::sync::Notify;
 
 /// How many records may wait, those being written included.
 pub(crate) const MAX_WAITING: usize = 4096;
+
+/// Bytes of what waits, about: results of tasks may be long, and a database that is stuck takes none.
+pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
+/// What a record takes beside its texts, about.
+const RECORD_COST: usize = 256;
+
+/// What takes room in a queue.
+pub(crate) trait Weigh {
+    /// Its bytes, about.
+    fn weight(&self) -> usize;
+}
+
+impl Weigh for Pending {
+    fn weight(&self) -> usize {
+        let SessionRecord { ended: _, log_level, subscriptions } = &self.record;
+        let uris: usize = subscriptions.iter().map(String::len).sum();
+        RECORD_COST + log_level.len() + uris
+    }
+}
+
+impl Weigh for Option<TaskRecord> {
+    fn weight(&self) -> usize {
+        let texts = self.as_ref().map_or(0, |task| task.id.len() + task.owner.len() + task.body.len());
+        RECORD_COST + texts
+    }
+}
 
 /// A record and when it may be swept (Unix milliseconds).
 #[derive(Debug, Clone)]
@@ -32,6 +58,8 @@ pub(crate) type Taken<T> = Arc<HashMap<String, T>>;
 struct Slots<T> {
     waiting: HashMap<String, T>,
     writing: Taken<T>,
+    /// Bytes of both.
+    bytes: usize,
     dropped: u64,
     closed: bool,
 }
@@ -45,25 +73,35 @@ pub(crate) struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        let slots = Slots { waiting: HashMap::new(), writing: Arc::default(), dropped: 0, closed: false };
+        let slots = Slots { waiting: HashMap::new(), writing: Arc::default(), bytes: 0, dropped: 0, closed: false };
         Self { slots: Mutex::new(slots), changed: Notify::new() }
     }
 }
 
-impl<T: Clone> Queue<T> {
+impl<T: Clone + Weigh> Queue<T> {
     /// Queues a record without waiting; over the bound, or after the end, it is dropped and counted.
     pub(crate) fn push(&self, key: &str, pending: T) {
-        let mut slots = self.slots();
+        let weight = pending.weight();
+        let mut guard = self.slots();
+        let slots = &mut *guard;
         if let Some(slot) = slots.waiting.get_mut(key) {
+            let before = slot.weight();
+            if weight > before && slots.bytes - before + weight > MAX_WAITING_BYTES {
+                slots.dropped += 1;
+                return;
+            }
             *slot = pending;
+            slots.bytes = slots.bytes - before + weight;
             return;
         }
-        if slots.closed || slots.waiting.len() + slots.writing.len() >= MAX_WAITING {
+        let is_full = slots.waiting.len() + slots.writing.len() >= MAX_WAITING;
+        if slots.closed || is_full || slots.bytes + weight > MAX_WAITING_BYTES {
             slots.dropped += 1;
             return;
         }
+        slots.bytes += weight;
         slots.waiting.insert(key.to_owned(), pending);
-        drop(slots);
+        drop(guard);
         self.changed.notify_one();
     }
 
@@ -96,7 +134,9 @@ impl<T: Clone> Queue<T> {
 
     /// What was taken is in the database.
     pub(crate) fn written(&self) {
-        self.slots().writing = Arc::default();
+        let mut slots = self.slots();
+        let written = std::mem::take(&mut slots.writing);
+        slots.bytes -= written.values().map(T::weight).sum::<usize>();
     }
 
     /// What was taken could not be written: it waits again, except where a newer record came meanwhile.
@@ -104,7 +144,9 @@ impl<T: Clone> Queue<T> {
         let mut slots = self.slots();
         let taken = std::mem::take(&mut slots.writing);
         for (key, pending) in taken.iter() {
-            if !slots.waiting.contains_key(key) {
+            if slots.waiting.contains_key(key) {
+                slots.bytes -= pending.weight();
+            } else {
                 slots.waiting.insert(key.clone(), pending.clone());
             }
         }
@@ -188,5 +230,34 @@ mod tests {
         queue.close();
         queue.push("after the end", pending("1"));
         assert_eq!(queue.take_dropped(), 1);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_bytes() {
+        let long = |bytes: usize| {
+            let record = TaskRecord {
+                id: String::new(),
+                owner: String::new(),
+                body: "x".repeat(bytes - RECORD_COST),
+                created_ms: 0,
+                expires_ms: 1,
+            };
+            Some(record)
+        };
+        let queue: Queue<Option<TaskRecord>> = Queue::default();
+        queue.push("a", long(MAX_WAITING_BYTES / 2));
+        queue.take();
+        queue.push("b", long(MAX_WAITING_BYTES / 2));
+        queue.push("c", None);
+        assert_eq!((queue.take_dropped(), queue.waiting()), (1, 1), "what is being written counts");
+        queue.push("b", long(MAX_WAITING_BYTES / 2 + 1));
+        assert_eq!(queue.take_dropped(), 1, "a newer record that does not fit either");
+        queue.push("b", None);
+        queue.push("a", None);
+        queue.put_back();
+        assert_eq!(queue.slots().bytes, 2 * RECORD_COST, "of what was taken the newer record counts");
+        queue.take();
+        queue.written();
+        assert_eq!(queue.slots().bytes, 0);
     }
 }

@@ -518,6 +518,10 @@ fn modern_task(exchange: &Exchange, script: &Script, method: &str, params: &Valu
 /// Keeps a `subscriptions/listen` open until the client ends it.
 async fn listen(exchange: &Exchange, params: &Value, id: &str) -> Outcome {
     let mut filter = params["notifications"].clone();
+    let is_named = |named: &String| {
+        filter["resourceSubscriptions"].as_array().is_some_and(|uris| uris.iter().any(|uri| uri == named))
+    };
+    let is_silent = exchange.core.script().unacknowledged.as_ref().is_some_and(is_named);
     if let Some(uris) = filter.get_mut("resourceSubscriptions").and_then(Value::as_array_mut) {
         let script = exchange.core.script();
         uris.retain(|uri| !script.unwatchable.iter().any(|refused| uri == refused));
@@ -525,7 +529,9 @@ async fn listen(exchange: &Exchange, params: &Value, id: &str) -> Outcome {
     let acknowledged = json!({"notifications": filter});
     let frame = tagged_notification("notifications/subscriptions/acknowledged", &acknowledged, id);
     let mut cancelled = exchange.session.begin_call(id);
-    exchange.outlet.send(frame).await;
+    if !is_silent {
+        exchange.outlet.send(frame).await;
+    }
     {
         let mut listeners = exchange.core.listeners.lock().expect("invariant: nobody panics while holding them");
         listeners.push(Listener { id: id.to_owned(), filter, outlet: exchange.outlet.clone() });

@@ -72,6 +72,8 @@ pub struct Script {
     /// The server tells of an update of what is subscribed to at once: a legacy one before it answers, a modern one
     /// right after it acknowledged.
     pub updates_at_once: bool,
+    /// A modern server does not acknowledge a listen request that names this resource; it sends its updates all the same.
+    pub unacknowledged: Option<String>,
     /// Whether calls run as tasks: in revision 2025-11-25 those with a `task` member, in 2026-07-28 those of tools
     /// that say so.
     pub tasks: bool,
@@ -112,6 +114,7 @@ impl Default for Script {
             update_every_ms: None,
             unwatchable: Vec::new(),
             updates_at_once: false,
+            unacknowledged: None,
             tasks: false,
             stdio: StdioScript::default(),
             door: DoorScript::default(),

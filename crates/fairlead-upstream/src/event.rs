@@ -33,6 +33,12 @@ pub enum ServerEvent {
         /// The key of the link.
         key: LinkKey,
     },
+    /// Something that is watched through `key` is not any more, because the server does not want to: what is
+    /// [`Watch::is_lost`](crate::Watch::is_lost) has to be asked for anew.
+    Refused {
+        /// The key of the link.
+        key: LinkKey,
+    },
     /// A server said how a task of 2025-11-25 is.
     TaskStatus {
         /// The link it came over: what a server calls a task is its own only there.
@@ -74,6 +80,8 @@ pub(crate) enum LinkEvent {
     ResourceUpdated { link: u64, key: Option<LinkKey>, uri: Arc<str>, frame: Frame },
     /// Resources are watched again after a time when nobody told of their changes.
     Rewatched { link: u64, key: Option<LinkKey> },
+    /// The server took back that it sends updates of something.
+    Refused { link: u64, key: Option<LinkKey> },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
     /// A server said how a task is.

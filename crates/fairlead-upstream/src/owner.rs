@@ -657,6 +657,11 @@ impl Owner {
                     let _ = self.shared.events.send(ServerEvent::Rewatched { key });
                 }
             }
+            LinkEvent::Refused { link, key } => {
+                if let Some(key) = self.heard_as(link, key) {
+                    let _ = self.shared.events.send(ServerEvent::Refused { key });
+                }
+            }
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
             }

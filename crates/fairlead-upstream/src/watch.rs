@@ -20,7 +20,10 @@ use fairlead_wire::{Era, Frame};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::{
     sync::{Notify, oneshot},
@@ -78,6 +81,8 @@ struct Entry {
     count: usize,
     standing: Standing,
     waiting: Vec<oneshot::Sender<Verdict>>,
+    /// Shared with those who watch it since the server accepted it last.
+    lost: Arc<AtomicBool>,
 }
 
 impl Entry {
@@ -107,6 +112,7 @@ pub struct Watch {
     uri: Arc<str>,
     answer: Option<Frame>,
     released: bool,
+    lost: Arc<AtomicBool>,
 }
 
 impl Watch {
@@ -120,6 +126,13 @@ impl Watch {
     #[must_use]
     pub fn uri(&self) -> &Arc<str> {
         &self.uri
+    }
+
+    /// Whether the server took back that it sends updates of it: nothing comes any more, and only another watch asks
+    /// it again.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// The server's own answer, for the one whose wish it was told; taken once.
@@ -221,8 +234,10 @@ impl Watches {
             count: 0,
             standing: Standing::Asked,
             waiting: Vec::new(),
+            lost: Arc::default(),
         });
         entry.count += 1;
+        let lost = Arc::clone(&entry.lost);
         let verdict = (entry.standing != Standing::Held).then(|| {
             // What was refused before is asked once more.
             entry.standing = Standing::Asked;
@@ -233,7 +248,7 @@ impl Watches {
         if verdict.is_some() {
             keyed.wake.notify_one();
         }
-        Ok((Watch { watches: Arc::clone(self), key, uri, answer: None, released: false }, verdict))
+        Ok((Watch { watches: Arc::clone(self), key, uri, answer: None, released: false, lost }, verdict))
     }
 
     fn release(&self, key: &LinkKey, uri: &Arc<str>, told: Option<oneshot::Sender<()>>) {
@@ -410,6 +425,10 @@ impl Carriage {
             let Some(entry) = keyed.uris.get_mut(uri) else { return false };
             let was_held = entry.standing == Standing::Held;
             entry.standing = Standing::Refused;
+            if was_held {
+                // Whoever asks after this is not concerned.
+                std::mem::take(&mut entry.lost).store(true, Ordering::Release);
+            }
             for waiting in entry.waiting.drain(..) {
                 let _ = waiting.send(Err(error()));
             }

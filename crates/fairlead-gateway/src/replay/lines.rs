@@ -7,7 +7,7 @@
 //! Bounds: while somebody listens, the speaker of a call waits for him (as the server then does), and
 //! what belongs to no call is dropped when too much waits. What was handed out, and all that is said
 //! while nobody listens, is let go of oldest first: by events of one stream, by bytes of the session,
-//! and by bytes of all sessions.
+//! and by bytes of all sessions: when those are too many, of sessions that have more than their share.
 
 use super::{Bounds, Detached, MAX_KEPT_BYTES, Shared, event, event_id, gone};
 use bytes::{Bytes, BytesMut};
@@ -138,6 +138,7 @@ impl Line {
 
 impl Lines {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
+        shared.sessions.fetch_add(1, Ordering::Relaxed);
         Self { lines: Vec::new(), bytes: 0, bounds: Bounds { events: 0, bytes: 0 }, next_number: 1, shared }
     }
 
@@ -411,11 +412,18 @@ impl Lines {
                 index += 1;
             }
         }
+        self.trim();
         self.lines.is_empty()
     }
 
     fn is_over(&self) -> bool {
-        self.bytes > self.bounds.bytes || self.shared.bytes.load(Ordering::Relaxed) > MAX_KEPT_BYTES
+        if self.bytes > self.bounds.bytes {
+            return true;
+        }
+        // Whoever has no more than its share pays for nobody. (Those who have more do so with their next event, or when
+        // it is looked for what is too old.)
+        let share = || MAX_KEPT_BYTES / self.shared.sessions.load(Ordering::Relaxed).max(1);
+        self.shared.bytes.load(Ordering::Relaxed) > MAX_KEPT_BYTES && self.bytes > share()
     }
 
     /// Lets go of what is too much and may go.
@@ -444,9 +452,42 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 fn cost(chunk: &Bytes) -> usize {
     chunk.len() + EVENT_COST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_keep_costs_nobody_his_share() {
+        const KEPT: Bounds = Bounds { events: 1_000, bytes: MAX_KEPT_BYTES };
+        let shared = Arc::new(Shared::default());
+        let open = || {
+            let mut lines = Lines::new(Arc::clone(&shared));
+            lines.open(Kind::Standing { queue: 8 }, "a".into(), KEPT);
+            lines
+        };
+        let kept = |lines: &Lines| lines.lines[0].events.len();
+        let (mut greedy, mut modest) = (open(), open());
+        let message = vec![b'x'; 1 << 20];
+        for _ in 0..MAX_KEPT_BYTES / message.len() {
+            assert!(greedy.say_aside(&message));
+        }
+        assert_eq!(kept(&greedy), MAX_KEPT_BYTES / message.len() - 1);
+        for _ in 0..4 {
+            assert!(modest.say_aside(&message));
+        }
+        assert_eq!(kept(&modest), 4, "it has less than its share");
+        greedy.expire(Duration::MAX);
+        assert!(shared.bytes.load(Ordering::Relaxed) <= MAX_KEPT_BYTES);
+        assert_eq!(kept(&modest), 4);
+        drop(modest);
+        assert_eq!(shared.sessions.load(Ordering::Relaxed), 1);
+    }
 }

@@ -73,12 +73,15 @@ impl ConnectionWire {
         let (stop, stopped) = oneshot::channel();
         let carrying = carrier(Arc::clone(&sorter), to_send);
         let keeper = tokio::spawn(async move {
-            let mut carrying = pin!(carrying);
-            let ended = tokio::select! {
-                ended = &mut carrying => ended,
-                _ = stopped => {
-                    let _ = timeout(CLOSE_TIME, carrying).await;
-                    Ended::died("the gateway closed the connection")
+            // The carrier is gone before its calls are told: none can be given to it in between.
+            let ended = {
+                let mut carrying = pin!(carrying);
+                tokio::select! {
+                    ended = &mut carrying => ended,
+                    _ = stopped => {
+                        let _ = timeout(CLOSE_TIME, carrying).await;
+                        Ended::died("the gateway closed the connection")
+                    }
                 }
             };
             sorter.ended(ended.reason, ended.end);

@@ -68,11 +68,14 @@ pub(super) async fn keep(link: Arc<Link>, carriage: Carriage, patience: Duration
                         server = link.server_name(),
                         "the server no longer sends updates of a resource that clients are subscribed to"
                     );
+                    link.inbound.updated(LinkEvent::Refused { link: link.id, key: Some(carriage.key().clone()) });
                 }
             }
             Err(error) if error.kind == UpstreamErrorKind::Timeout && done.on => {
                 let error = || UpstreamError::new(error.kind, error.outcome, error.message.clone());
-                carriage.refused(&done.uri, || WatchError::Upstream(error()));
+                tracing::debug!(server = link.server_name(), "the server does not answer to a subscription");
+                // What clients are subscribed to is asked for again: a slow server has refused nothing.
+                carriage.declined(&done.uri, || WatchError::Upstream(error()));
             }
             Err(error) => {
                 tracing::debug!(server = link.server_name(), %error, "the server was not told of a subscription");

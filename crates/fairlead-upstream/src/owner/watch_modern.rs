@@ -13,7 +13,7 @@ use crate::{
     link::{Link, inbound::Inbound},
     watch::{Carriage, WatchError},
 };
-use fairlead_core::UpstreamError;
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{Field, Frame, Kind, Method, list, message};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -94,7 +94,7 @@ impl Listening {
                 None => true,
             };
             if due && Instant::now() >= retry_at {
-                match self.turn_over(wanted).await {
+                match self.turn_over(wanted, wait).await {
                     Ok(()) => {
                         wait = RETRY.0;
                         continue;
@@ -136,13 +136,13 @@ impl Listening {
         self.carriage.all_left();
     }
 
-    /// Opens a stream for `wanted` and puts it in the place of the one there is.
-    async fn turn_over(&mut self, wanted: BTreeSet<Arc<str>>) -> Result<(), Failed> {
+    /// Opens a stream for `wanted` and puts it in the place of the one there is. `wait` is what the next try would wait:
+    /// a server that was too slow gets more time.
+    async fn turn_over(&mut self, wanted: BTreeSet<Arc<str>>, wait: Duration) -> Result<(), Failed> {
         let mut fresh = self.open(&wanted).await.map_err(Failed::Broke)?;
         let mut heard: HashMap<Arc<str>, Heard> = HashMap::new();
         let mut accepted: Option<BTreeSet<Arc<str>>> = None;
-        let mut until = Instant::now() + ACKNOWLEDGE;
-        let mut broke = false;
+        let mut until = Instant::now() + ACKNOWLEDGE.max(wait);
         while accepted.is_none() || self.current.is_some() {
             tokio::select! {
                 item = fresh.next() => match item {
@@ -179,21 +179,23 @@ impl Listening {
                     }
                     Ok(Item::Final(_)) | Err(_) => {
                         self.current = None;
-                        broke = true;
+                        // It may have had more to say than was heard of it, and what the new one said twice was held
+                        // back.
+                        self.again = true;
                     }
                 },
                 () = sleep_until(until) => break,
             }
         }
-        let accepted = accepted.unwrap_or_else(|| {
-            tracing::warn!(server = self.link.server_name(), "the server does not acknowledge that it is listened to");
-            self.reject(&wanted, &BTreeSet::new());
-            BTreeSet::new()
-        });
-        if broke {
-            // It may have had more to say than was heard of it, and what the new one said twice was held back.
-            self.again = true;
-        }
+        let accepted = match accepted {
+            Some(accepted) => accepted,
+            None if self.not_acknowledged(&wanted) => {
+                fresh.cancel("it is not acknowledged");
+                return Err(Failed::Broke(unacknowledged()));
+            }
+            // One that never says so may yet tell that its lists change.
+            None => BTreeSet::new(),
+        };
         if let Some(mut before) = self.current.take() {
             before.exchange.cancel("another stream took its place");
         }
@@ -245,8 +247,20 @@ impl Listening {
                     server = self.link.server_name(),
                     "the server no longer sends updates of a resource that clients are subscribed to"
                 );
+                let key = Some(self.carriage.key().clone());
+                self.inbound.updated(LinkEvent::Refused { link: self.link.id, key });
             }
         }
+    }
+
+    /// The server did not acknowledge a stream in time. What is new is given up; what it accepted before it has not
+    /// taken back, so the stream before stays. True when it is to be asked again.
+    fn not_acknowledged(&self, wanted: &BTreeSet<Arc<str>>) -> bool {
+        tracing::warn!(server = self.link.server_name(), "the server does not acknowledge that it is listened to");
+        for uri in wanted {
+            self.carriage.declined(uri, || WatchError::Upstream(unacknowledged()));
+        }
+        self.was_accepted || self.current.is_some() || self.carriage.wanted().is_none_or(|wanted| !wanted.is_empty())
     }
 
     /// The server ended the stream at once. What it accepted before stays wanted, what is new is not.
@@ -294,6 +308,11 @@ impl Listening {
             None => {}
         }
     }
+}
+
+fn unacknowledged() -> UpstreamError {
+    let what = "the server does not acknowledge that it is listened to";
+    UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, what)
 }
 
 /// The resource a notification is about.

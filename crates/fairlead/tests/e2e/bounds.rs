@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_testkit::{Answer, Finish, Garbage, McpClient, Script, ScriptedServer, Step, ToolScript};
+use fairlead_testkit::{
+    Answer, AnyClient, AnyClientOptions, Finish, Garbage, McpClient, Reply, Script, ScriptedServer, Step, ToolScript,
+    Way,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -134,6 +137,39 @@ async fn sessions_and_streams_are_bounded() {
     gateway.legacy("/mcp", NEWEST_LEGACY).await;
     // Whoever has no session is not concerned.
     gateway.modern("/mcp").call("a__tool_0", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_without_a_session_counts_and_one_with_a_session_counts_once() {
+    let server = ScriptedServer::start(lingering()).await;
+    let gateway = one("sessions: { max_streams: 1 }", "", &server).await;
+    let connecting = || async {
+        let options = AnyClientOptions {
+            way: Way::Sse,
+            url: gateway.url("/sse"),
+            version: "2024-11-05".to_owned(),
+            capabilities: json!({}),
+            answering: std::sync::Arc::new(|_, _| Reply::Error(-32601, "never declared".to_owned())),
+        };
+        AnyClient::connect(options).await
+    };
+    // The stream of the connection is the one of its session.
+    let client = connecting().await.unwrap();
+    assert!(connecting().await.is_err(), "there is one stream");
+    drop(client);
+    let open = async || {
+        let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+        let request = format!("GET /sse HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", gateway.address());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        (stream, String::from_utf8_lossy(&start).into_owned())
+    };
+    let is_open = async || Some(open().await).filter(|(_, status)| status == "HTTP/1.1 200");
+    let (first, _) = eventually_some(PATIENCE, "a free stream", is_open).await;
+    assert_eq!(open().await.1, "HTTP/1.1 503");
+    drop(first);
+    eventually_some(PATIENCE, "a free stream", is_open).await;
 }
 
 #[tokio::test]

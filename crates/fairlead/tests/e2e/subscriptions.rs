@@ -664,3 +664,55 @@ async fn a_listener_that_did_not_read_is_told_again_when_it_does() {
     }
     assert_eq!(told_again, [json!(uri(1)), json!(uri(2))]);
 }
+
+#[tokio::test]
+async fn a_stream_that_is_not_acknowledged_ends_no_other() {
+    let house = House::with(Era::Modern, |script| Script { unacknowledged: Some(uri(2)), ..script }, "").await;
+    let mut watchers = [house.watcher(Era::Legacy, "/mcp", 1).await, house.watcher(Era::Modern, "/mcp", 1).await];
+    let late = house.gateway.legacy("/mcp", NEWEST_LEGACY).await;
+    let answer = late.request("resources/subscribe", json!({"uri": uri(2)})).await.unwrap();
+    assert!(answer.error()["code"].is_i64(), "{}", answer.error());
+    house.update(1, 1).await;
+    for watcher in &mut watchers {
+        watcher.hears(1, "the stream of before").await;
+    }
+    house.server.change(|script| script.unacknowledged = None);
+    let mut late = house.watcher(Era::Legacy, "/mcp", 2).await;
+    house.update(2, 2).await;
+    late.hears(2, "whoever asks again").await;
+    house.update(1, 3).await;
+    for watcher in &mut watchers {
+        watcher.hears(3, "the stream after").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_takes_back_is_asked_for_anew_and_then_over() {
+    for server in ERAS {
+        let mut house = House::new(server).await;
+        let mut listener = house.watcher(Era::Modern, "/mcp", 1).await;
+        let session = house.watcher(Era::Legacy, "/mcp", 1).await;
+        let other = house.watcher(Era::Modern, "/mcp", 2).await;
+        house.server.change(|script| script.unwatchable.push(uri(1)));
+        if server == Era::Legacy {
+            house.server.restart().await.unwrap();
+        } else {
+            // Another set of resources is another stream.
+            drop(house.watcher(Era::Modern, "/mcp", 3).await);
+        }
+        // It was told that it listens to this, so its stream ends when it does not.
+        let end = loop {
+            let said = listener.stream.next(PATIENCE).await.unwrap().expect("it says that it ends").json();
+            if said.get("method").is_none() {
+                break said;
+            }
+        };
+        assert_eq!(end["result"]["resultType"], "complete", "{server:?}: {end}");
+        house.server.change(|script| script.unwatchable.clear());
+        let mut again = house.watcher(Era::Modern, "/mcp", 1).await;
+        house.is_heard().await;
+        house.update(1, 1).await;
+        again.hears(1, &format!("{server:?}")).await;
+        drop((session, other));
+    }
+}
