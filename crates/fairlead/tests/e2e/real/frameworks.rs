@@ -32,6 +32,14 @@ struct Framework {
     prompts: bool,
 }
 
+impl Framework {
+    /// What it calls a tool of this name.
+    fn says(&self, name: &str) -> String {
+        // One has no hyphens, and never two underscores in a row.
+        if self.name == "crewai" { name.replace('-', "_").replace("__", "_") } else { name.to_owned() }
+    }
+}
+
 const fn plain(name: &'static str) -> Framework {
     Framework { name, prompts: false }
 }
@@ -118,10 +126,7 @@ impl World {
 
     /// Runs one client against each server and against the gateway, in this order.
     async fn run(&self, framework: &Framework) -> Value {
-        let adapt = |name: &str| {
-            // One cannot say a hyphen.
-            if framework.name == "crewai" { name.replace('-', "_") } else { name.to_owned() }
-        };
+        let adapt = |name: &str| framework.says(name);
         let mut targets: Vec<Value> = Vec::new();
         for server in &self.servers {
             let calls: Vec<_> = server.calls.iter().map(|(name, arguments)| json!([adapt(name), arguments])).collect();
@@ -176,7 +181,7 @@ impl World {
         for (server, direct) in self.servers.iter().zip(direct) {
             let own = direct["tools"].as_array().unwrap();
             assert!(own.len() >= server.calls.len(), "{}: {direct}", framework.name);
-            tools.extend(own.iter().map(|tool| prefixed(server, tool)));
+            tools.extend(own.iter().map(|tool| prefixed(framework, server, tool)));
             let told = direct["results"].as_array().unwrap();
             assert_eq!(told.len(), server.calls.len(), "{}", framework.name);
             assert!(told.iter().all(|result| !result.to_string().is_empty()), "{}: {direct}", framework.name);
@@ -201,10 +206,10 @@ impl World {
 }
 
 /// The tool as the gateway names it. One framework tells the name again inside the description.
-fn prefixed(server: &HttpServer, tool: &Value) -> Value {
+fn prefixed(framework: &Framework, server: &HttpServer, tool: &Value) -> Value {
     let mut tool = tool.clone();
     let name = tool["name"].as_str().unwrap().to_owned();
-    let exposed = server.prefixed(&name);
+    let exposed = framework.says(&server.prefixed(&name));
     if let Some(description) = tool["description"].as_str() {
         let told = description.replacen(&format!("Tool Name: {name}\n"), &format!("Tool Name: {exposed}\n"), 1);
         tool["description"] = told.into();
