@@ -50,7 +50,7 @@ const SHOWN: usize = 20;
 struct Tally {
     /// As it should.
     done: u64,
-    /// Refused or lost since a bound was reached.
+    /// Refused, declined or lost since a bound was reached or nobody could be told apart.
     busy: u64,
     /// Failed at a server that is killed all the time.
     killed: u64,
@@ -82,7 +82,7 @@ impl Report {
         // Too many processes or parked calls: bounds are there to be reached. Where every process is wanted by others,
         // one goes that has nothing but a task, and the task with it.
         let lost = !job.server.http && ["there is no such task", "FL-1203"].iter().any(|word| text.contains(word));
-        if lost || [clients::BUSY, "FL-1311"].iter().any(|code| text.contains(code)) {
+        if lost || [clients::BUSY, clients::DECLINED, "FL-1311"].iter().any(|code| text.contains(code)) {
             tally.busy += 1;
         } else if job.server.mortal && !text.contains("cannot connect") {
             tally.killed += 1;

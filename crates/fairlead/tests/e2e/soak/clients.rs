@@ -17,6 +17,8 @@ const POLLS: usize = 400;
 const TASKS: &str = "io.modelcontextprotocol/tasks";
 /// Every link a server may have is in use.
 pub(super) const BUSY: &str = "FL-1305";
+/// The gateway could not tell whom to ask.
+pub(super) const DECLINED: &str = "declined with FL-1306";
 const UPDATED: &str = "notifications/resources/updated";
 
 /// The era of a client.
@@ -254,6 +256,8 @@ impl Job {
         self.check(&result)?;
         let answers = result["structuredContent"]["answers"].to_string();
         let own = answers.matches(&self.nonce.to_string()).count();
+        // A question that names no call is nobody's when two callers could be meant: declined, and never misdirected.
+        ensure!(questions > 1 || !answers.contains("FL-1306"), "{DECLINED}");
         ensure!(own == questions, "{own} of {questions} answers are this client's: {answers}");
         Ok(())
     }
