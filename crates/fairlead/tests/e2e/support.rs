@@ -166,7 +166,10 @@ impl Gateway {
     /// Writes another configuration and sends SIGHUP; returns when the gateway has said what came of it.
     pub(crate) async fn reload(&self, yaml: &str) {
         let before = self.log().len();
-        fs::write(self.config_path(), complete(yaml)).unwrap();
+        // At once: a reload that is still going on must not read half of it.
+        let written = self.dir().join("fairlead.yaml.new");
+        fs::write(&written, complete(yaml)).unwrap();
+        fs::rename(&written, self.config_path()).unwrap();
         self.signal(Signal::SIGHUP);
         let outcomes = ["the configuration was applied", "nothing was changed"];
         eventually(PATIENCE, "the outcome of the reload in the log", || {
