@@ -18,6 +18,10 @@ const LISTEN: Duration = Duration::from_secs(24 * 3600);
 /// How long a legacy server may take to be told the log level of a request.
 const LEVEL_WAIT: Duration = Duration::from_secs(2);
 
+/// Further tries of a call that certainly was not sent, and the pause before the first of them.
+const MAX_UNSENT: u32 = 3;
+const UNSENT_PAUSE: Duration = Duration::from_millis(20);
+
 /// An exchange that has begun, and what it brought first.
 pub(crate) enum Begun {
     /// The answer.
@@ -91,6 +95,7 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
     let purpose = if call.frame.method_class() == Method::Listen { Purpose::Session } else { Purpose::Call };
     let want = want(call, target, purpose);
     let mut again = true;
+    let mut unsent = 0;
     let mut relisted: Option<Box<Target>> = None;
     loop {
         let target = relisted.as_deref().unwrap_or(target);
@@ -107,15 +112,19 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
             }
             target.upstream.handle.refresh(call.era, call.capabilities);
         }
-        if let Begun::Failed(error) = &tried
-            && again
-            && may_repeat(call, target, error)
-        {
-            tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
-            again = false;
-            continue;
+        let Begun::Failed(error) = &tried else { return tried };
+        let is_unsent = error.outcome == Outcome::NotMade && unsent < MAX_UNSENT;
+        if !(again || is_unsent) || !may_repeat(call, target, error) {
+            return tried;
         }
-        return tried;
+        tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
+        if again {
+            again = false;
+        } else {
+            // The link of the second try was going down with that of the first: its owner is about to notice.
+            unsent += 1;
+            tokio::time::sleep(UNSENT_PAUSE * unsent).await;
+        }
     }
 }
 
