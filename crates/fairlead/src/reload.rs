@@ -72,10 +72,20 @@ impl Watch {
             while time::Instant::now() < until
                 && matches!(time::timeout(DEBOUNCE, self.events.recv()).await, Ok(Some(())))
             {}
+            if self.any_is_empty() {
+                // Whoever writes a file in place empties it first: what comes next is waited for, before it is taken
+                // for a configuration without servers.
+                let _ = time::timeout(MAX_DEBOUNCE, self.events.recv()).await;
+                time::sleep(DEBOUNCE).await;
+            }
             if self.refresh() {
                 return;
             }
         }
+    }
+
+    fn any_is_empty(&self) -> bool {
+        self.files.iter().any(|file| std::fs::metadata(file).is_ok_and(|file| file.len() == 0))
     }
 
     /// Takes the present content as seen; says whether it differs from before.
@@ -174,5 +184,19 @@ mod tests {
         std::fs::rename(temp.path().join("new"), &file).unwrap();
         time::timeout(Duration::from_secs(5), watch.changed()).await.expect("the file was replaced");
         assert!(time::timeout(quiet, watch.changed()).await.is_err(), "it was replaced once");
+
+        // The way programs write that do not replace: empty first.
+        std::fs::write(&file, "").unwrap();
+        let writing = async {
+            time::sleep(Duration::from_millis(600)).await;
+            std::fs::write(&file, "c").unwrap();
+        };
+        let seen = async {
+            time::timeout(Duration::from_secs(5), watch.changed()).await.expect("it was written");
+            std::fs::read_to_string(&file).unwrap()
+        };
+        assert_eq!(tokio::join!(writing, seen).1, "c", "it is not taken while it is empty");
+        std::fs::write(&file, "").unwrap();
+        time::timeout(Duration::from_secs(5), watch.changed()).await.expect("one that stays empty counts");
     }
 }
