@@ -454,13 +454,14 @@ async fn a_child_process_of_either_era_is_watched() {
             let mut watcher = Watcher::new(&gateway, era, path, &uri(0)).await;
             let mut other = Watcher::new(&gateway, era, path, &uri(1)).await;
             let start = Instant::now();
-            for _ in 0..3 {
+            // Two may have come while the other one began to watch.
+            for _ in 0..5 {
                 let told = watcher.stream.next_method(UPDATED, 2 * SECOND).await;
                 let told = told.unwrap_or_else(|error| panic!("{whose}: {error:#}"));
                 assert_eq!(told["params"]["uri"], uri(0), "{whose}");
                 watcher.check_tag(&told, &whose);
             }
-            assert!(start.elapsed() > Duration::from_millis(500), "{whose}: each once, not {:?}", start.elapsed());
+            assert!(start.elapsed() > Duration::from_millis(700), "{whose}: each once, not {:?}", start.elapsed());
             other.hears_nothing(&whose).await;
             watcher.leave().await;
             other.leave().await;
