@@ -4,11 +4,11 @@
 mod transport;
 
 use crate::{
-    Config, Problem, Secret,
+    Config, Glob, Problem, Secret,
     check::shorten,
     file::{
-        AdminFile, ConfigFile, FilterFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile,
-        StartFile, ToolsetFile,
+        AdminFile, ConfigFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile,
+        ToolsetFile,
     },
     leaf::{PatternText, SecretText},
     model::{
@@ -16,6 +16,7 @@ use crate::{
         Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset,
     },
     reference::{is_variable, read_env_file},
+    rules::{ServerRules, ToolRule, ToolRuleFile},
     tree::{Findings, Node},
 };
 use fairlead_core::ServerName;
@@ -68,8 +69,13 @@ pub(crate) fn build(
     let admin = builder.admin(&file, &listen);
     builder.level(&file.log.level);
     let mut servers = IndexMap::with_capacity(file.servers.len());
-    for (name, server) in file.servers {
+    let mut rules = IndexMap::new();
+    for (name, mut server) in file.servers {
+        let ruled = builder.rules(&name, &mut server);
         if let Some(server) = builder.server(&name, server) {
+            if !ruled.is_empty() {
+                rules.insert(server.name.clone(), Arc::new(ruled));
+            }
             servers.insert(server.name.clone(), Arc::new(server));
         }
     }
@@ -119,6 +125,7 @@ pub(crate) fn build(
         workers: file.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         drain: file.drain.0,
         servers,
+        rules,
         toolsets,
         sources,
         warnings: Vec::<Problem>::new(),
@@ -284,7 +291,7 @@ impl Builder<'_> {
                 ResourcesFile::Keep => ResourceUris::Keep,
                 ResourcesFile::Prefix => ResourceUris::Prefix,
             },
-            tools: filter(file.tools),
+            tools: Filter { allow: globs(file.tools.allow), deny: globs(file.tools.deny) },
             max_message: file.max_message.0,
             protocol: file.protocol.map(|written| revision(written).as_str().to_owned()),
             connections: Connections {
@@ -293,6 +300,24 @@ impl Builder<'_> {
             },
             disabled: file.disabled,
         })
+    }
+
+    /// Takes out of what is written of a server what is done with its calls.
+    fn rules(&mut self, name: &str, file: &mut ServerFile) -> ServerRules {
+        let rules = std::mem::take(&mut file.tools.rules);
+        ServerRules {
+            tools: rules.into_iter().filter_map(|(pattern, rule)| self.tool_rule(name, &pattern, rule)).collect(),
+        }
+    }
+
+    fn tool_rule(&mut self, server: &str, pattern: &str, file: ToolRuleFile) -> Option<(Glob, ToolRule)> {
+        match Glob::new(pattern) {
+            Ok(glob) => Some((glob, file.into())),
+            Err(error) => {
+                self.key_error(&["servers", server, "tools", "rules", pattern], error.to_string(), "");
+                None
+            }
+        }
     }
 
     fn without_effect(&mut self, name: &str, keys: &[&str], because: &str) {
@@ -409,10 +434,6 @@ impl Builder<'_> {
             ModeFile::Full => Toolset { name, include: globs(file.include), exclude: globs(file.exclude) },
         }
     }
-}
-
-fn filter(file: FilterFile) -> Filter {
-    Filter { allow: globs(file.allow), deny: globs(file.deny) }
 }
 
 fn globs(patterns: Vec<PatternText>) -> Vec<crate::Glob> {

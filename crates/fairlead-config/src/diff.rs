@@ -56,9 +56,11 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("sessions", old.sessions != new.sessions),
         ("tasks", old.tasks != new.tasks),
         ("bridge", old.bridge != new.bridge),
+        ("park", old.park != new.park),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),
+        ("rules", old.rules != new.rules),
         ("toolsets", !old.toolsets.iter().eq(new.toolsets.iter())),
         ("servers", kept(old, new) != kept(new, old)),
     ] {

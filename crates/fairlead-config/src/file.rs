@@ -2,8 +2,9 @@
 //! is made from them, files are checked against that schema, and then read into them. What the
 //! program uses is [`crate::model`].
 
-use crate::leaf::{
-    AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText,
+use crate::{
+    leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
+    rules::ToolsFile,
 };
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -449,8 +450,8 @@ pub struct ServerFile {
     pub prefix: bool,
     /// How its resource URIs are exposed: unchanged, or as `fairlead+<server>:<original>`.
     pub resources: ResourcesFile,
-    /// Which of its tools are exposed.
-    pub tools: FilterFile,
+    /// Which of its tools are exposed, and what is done with their calls.
+    pub tools: ToolsFile,
     /// Largest message it may send.
     pub max_message: SizeText,
     /// Protocol revision to speak instead of detecting one.
@@ -487,7 +488,7 @@ impl Default for ServerFile {
             max_calls: 256,
             prefix: true,
             resources: ResourcesFile::Keep,
-            tools: FilterFile::default(),
+            tools: ToolsFile::default(),
             max_message: SizeText(16 << 20),
             protocol: None,
             connections: ConnectionsFile::default(),
@@ -615,17 +616,6 @@ impl Default for ConnectionsFile {
     fn default() -> Self {
         Self { max_idle: 256, idle_timeout: DurationText(Duration::from_secs(60)) }
     }
-}
-
-/// Which names are let through: those that match `allow` (everything when it is empty) and do not
-/// match `deny`.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct FilterFile {
-    /// Patterns of which one must match; none means everything.
-    pub allow: Vec<PatternText>,
-    /// Patterns of which none may match.
-    pub deny: Vec<PatternText>,
 }
 
 /// A named selection of the catalog.

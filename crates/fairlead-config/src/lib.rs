@@ -20,6 +20,7 @@ pub mod model;
 pub mod problem;
 mod reference;
 mod report;
+pub mod rules;
 pub mod secret;
 mod syntax;
 mod tree;
@@ -34,4 +35,5 @@ pub use model::{
 };
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;
+pub use rules::{ServerRules, ToolRule};
 pub use secret::Secret;

@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Glob, Problem, Secret};
+use crate::{Glob, Problem, Secret, ServerRules};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -35,6 +35,8 @@ pub struct Config {
     pub drain: Duration,
     /// Servers in configuration order, disabled ones too.
     pub servers: IndexMap<ServerName, Arc<Server>>,
+    /// What is done with the calls of servers, of those for which anything is said.
+    pub rules: IndexMap<ServerName, Arc<ServerRules>>,
     /// Named selections of the catalog, served under `/mcp/{toolset}`.
     pub toolsets: IndexMap<String, Toolset>,
     /// Files the configuration came from, in layer order. Referenced files are not listed.

@@ -135,7 +135,7 @@ impl Bridge {
         let responses = match demand.questions {
             None => None,
             Some(questions) => {
-                let until = call.started + target.upstream.handle.config().timeout.call;
+                let until = call.started + target.timeouts().1;
                 Some(self.put(call, target, voice, questions, until).await?)
             }
         };

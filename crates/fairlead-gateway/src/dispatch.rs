@@ -51,6 +51,7 @@ pub(crate) fn share_key(share: Share, caller: &fairlead_core::Caller, session: O
 /// What the call wants of its server.
 pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
     let config = target.upstream.handle.config();
+    let (_, whole) = target.timeouts();
     let mut want = Want {
         era: target.era.unwrap_or(call.era),
         capabilities: call.capabilities,
@@ -62,7 +63,7 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         },
         user: call.user,
         purpose,
-        deadline: counts_from(call) + config.timeout.call,
+        deadline: counts_from(call) + whole,
     };
     if let Some(task) = &call.task {
         task.choose(&mut want);
@@ -198,7 +199,7 @@ fn may_repeat(call: &Call, target: &Target, error: &UpstreamError) -> bool {
         (UpstreamErrorKind::SessionLost | UpstreamErrorKind::Lost, Outcome::NotMade) => true,
         (UpstreamErrorKind::Lost, Outcome::Unknown) => match call.frame.method_class() {
             Method::ResourcesRead | Method::PromptsGet | Method::Complete => true,
-            Method::ToolsCall => target.item(&mut None, call).is_some_and(|tool| tool.repeatable),
+            Method::ToolsCall => target.is_repeatable(call),
             _ => false,
         },
         _ => false,
@@ -207,7 +208,7 @@ fn may_repeat(call: &Call, target: &Target, error: &UpstreamError) -> bool {
 
 /// The message as this server gets it.
 pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound {
-    let timeout = &target.upstream.handle.config().timeout;
+    let (idle, whole) = target.timeouts();
     let mut edits = target.edits.clone();
     let mut headers = Vec::new();
     if frame.span(Field::Task).is_some() && !may_say_task(call, frame, link) {
@@ -245,8 +246,8 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
         Method::Listen => (counts_from(call) + LISTEN, LISTEN),
         // Both wait for a task, which may say nothing until it is over.
         Method::TasksResult => (call.started + call.endpoint.config.tasks.ttl, call.endpoint.config.tasks.ttl),
-        _ if frame.method_class() == Method::TasksResult => (call.started + timeout.call, timeout.call),
-        _ => (call.started + timeout.call, timeout.idle),
+        _ if frame.method_class() == Method::TasksResult => (call.started + whole, whole),
+        _ => (call.started + whole, idle),
     };
     Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
 }

@@ -6,6 +6,7 @@ use crate::{
     pipeline,
     questions::Questions,
     relay,
+    rules::Rules,
     seal::{KEY_LEN, Sealer},
     session::Sessions,
     snapshot::{Snapshot, Upstream},
@@ -226,6 +227,7 @@ impl Gateway {
                 .map(|(running, _)| Upstream {
                     handle: running.handle().clone(),
                     metrics: self.0.metrics.server(running.handle().name().as_str()),
+                    rules: Arc::new(Rules::new(config.rules.get(running.handle().name()))),
                 })
                 .collect()
         };

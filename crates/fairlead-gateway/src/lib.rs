@@ -41,6 +41,7 @@ mod replay;
 mod resolve;
 mod response;
 mod roots;
+mod rules;
 mod seal;
 mod seen;
 mod session;

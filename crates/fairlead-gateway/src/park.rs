@@ -341,7 +341,7 @@ pub(crate) async fn retry(mut call: Box<Call>, target: Target) -> Response<Body>
 async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, answers: &Answers<'_>) -> Response<Body> {
     let link = Arc::clone(&parked.link);
     let metrics = Arc::clone(&parked.metrics);
-    let timeout = target.upstream.handle.config().timeout.call;
+    let timeout = target.timeouts().1;
     call.brought = Some(Box::new(Brought { roots: None, rounds: parked.rounds, counts: parked.asked.counts() }));
     if let Some(behind) = parked.task.take() {
         tasks::take_up(&mut call, behind);

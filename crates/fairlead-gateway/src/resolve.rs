@@ -1,11 +1,11 @@
 //! resolve: from the name a client uses to the server that has it, under the server's own name.
 
 use crate::{call::Call, merged::Route, snapshot::Upstream, tasks};
-use fairlead_config::ResourceUris;
+use fairlead_config::{ResourceUris, ToolRule};
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Catalog, Entry, ListingKind};
 use fairlead_wire::{Era, Field, Method, edit::Edits, message, name};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Where a call goes.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub(crate) struct Target {
     pub(crate) needs_task: bool,
     /// A modern client's tool of which nothing is known.
     pub(crate) is_unlisted: bool,
+    /// What the configuration says of the tool.
+    pub(crate) rule: Option<Arc<ToolRule>>,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
@@ -33,8 +35,33 @@ impl Target {
             era: None,
             needs_task: false,
             is_unlisted: false,
+            rule: None,
             item: None,
         }
+    }
+
+    /// The target of a call of a tool, which the configuration may say something of.
+    fn ruled(mut self, call: &Call) -> Self {
+        if call.frame.method_class() == Method::ToolsCall {
+            self.rule = self.name.as_deref().and_then(|name| self.upstream.rules.tool(name));
+        }
+        self
+    }
+
+    /// Silence, and time in all, that a call may take.
+    pub(crate) fn timeouts(&self) -> (Duration, Duration) {
+        let timeout = &self.upstream.handle.config().timeout;
+        let rule = self.rule.as_deref();
+        (
+            rule.and_then(|rule| rule.idle_timeout).unwrap_or(timeout.idle),
+            rule.and_then(|rule| rule.call_timeout).unwrap_or(timeout.call),
+        )
+    }
+
+    /// Whether the call may be made again when nobody knows whether it took effect.
+    pub(crate) fn is_repeatable(&self, call: &Call) -> bool {
+        let said = self.rule.as_deref().and_then(|rule| rule.repeatable);
+        said.unwrap_or_else(|| self.item(&mut None, call).is_some_and(|tool| tool.repeatable))
     }
 
     /// The server as it is, nothing renamed.
@@ -175,7 +202,7 @@ fn single(call: &Call) -> Result<Target, Refusal> {
             return Err(unknown("tool", name));
         }
     }
-    Ok(Target::new(upstream, name.map(|name| name.into_owned().into_boxed_str())))
+    Ok(Target::new(upstream, name.map(|name| name.into_owned().into_boxed_str())).ruled(call))
 }
 
 fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
@@ -195,7 +222,7 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
     }
     target.item.clone_from(&route.entry);
     target.name = Some(original);
-    target
+    target.ruled(call)
 }
 
 /// A tool that is in no list yet because its server was never seen, or never by a client with these
@@ -216,7 +243,7 @@ fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
     }
     let mut target = Target::new(upstream, Some(original.into()));
     target.edits.replace(call.frame.span(Field::Name)?, message::quote(original));
-    Some(target)
+    Some(target.ruled(call))
 }
 
 fn name_of(call: &Call) -> Result<std::borrow::Cow<'_, str>, Refusal> {

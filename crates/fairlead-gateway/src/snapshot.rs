@@ -1,6 +1,6 @@
 //! The compiled configuration: immutable, swapped whole. A call finishes on the snapshot it began with.
 
-use crate::merged::Merged;
+use crate::{merged::Merged, rules::Rules};
 use arc_swap::ArcSwap;
 use fairlead_config::{Config, ResourceUris, Toolset};
 use fairlead_core::ServerName;
@@ -24,6 +24,7 @@ const MAX_MERGED: usize = 64;
 pub(crate) struct Upstream {
     pub(crate) handle: ServerHandle,
     pub(crate) metrics: Arc<ServerMetrics>,
+    pub(crate) rules: Arc<Rules>,
 }
 
 impl fmt::Debug for Upstream {

@@ -24,5 +24,6 @@ mod soak;
 mod subscriptions;
 mod support;
 mod tasks;
+mod tool_rules;
 mod transports;
 mod upstream_transports;

@@ -1,0 +1,131 @@
+//! What the gateway does with the calls of a server: by tool, and for the server as a whole.
+//!
+//! These settings are no part of [`crate::Server`]: they change without the server's connections being
+//! opened again. [`ToolRuleFile`] is what people write, [`ToolRule`] what the program uses.
+
+use crate::{
+    Glob,
+    leaf::{DurationText, PatternText},
+};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What people write for the tools of one server that a pattern matches. What is left out stays as it is.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolRuleFile {
+    /// How long its calls may take, instead of what the server's `timeout` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<ToolTimeoutFile>,
+    /// Whether it may be called again when nobody knows whether the first call took effect. Default: what
+    /// its annotations say (`readOnlyHint` or `idempotentHint`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeatable: Option<bool>,
+}
+
+/// How long calls of a tool may take.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolTimeoutFile {
+    /// Silence during a call; any message, progress too, resets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<DurationText>,
+    /// A whole call, whatever happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<DurationText>,
+}
+
+/// What the gateway does with the calls of one server.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServerRules {
+    /// By patterns on the server's own names, in the order they are written.
+    pub tools: Vec<(Glob, ToolRule)>,
+}
+
+impl ServerRules {
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The rule for one tool: of all that match, the last that says something of a key decides it.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> ToolRule {
+        let matching = self.tools.iter().filter(|(pattern, _)| pattern.matches(name));
+        matching.fold(ToolRule::default(), |rule, (_, over)| rule.overlaid(over))
+    }
+}
+
+/// What is said of a tool; `None` is not said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ToolRule {
+    /// Silence during a call.
+    pub idle_timeout: Option<Duration>,
+    /// A whole call.
+    pub call_timeout: Option<Duration>,
+    /// Whether it may be called again when the outcome of the first call is not known.
+    pub repeatable: Option<bool>,
+}
+
+impl ToolRule {
+    /// This rule with everything that `over` says.
+    fn overlaid(self, over: &Self) -> Self {
+        Self {
+            idle_timeout: over.idle_timeout.or(self.idle_timeout),
+            call_timeout: over.call_timeout.or(self.call_timeout),
+            repeatable: over.repeatable.or(self.repeatable),
+        }
+    }
+}
+
+impl From<ToolRuleFile> for ToolRule {
+    fn from(file: ToolRuleFile) -> Self {
+        let timeout = file.timeout.unwrap_or_default();
+        Self {
+            idle_timeout: timeout.idle.map(|written| written.0),
+            call_timeout: timeout.call.map(|written| written.0),
+            repeatable: file.repeatable,
+        }
+    }
+}
+
+/// Which tools of a server are exposed, and what is done with their calls.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolsFile {
+    /// Patterns of which one must match; none means everything.
+    pub allow: Vec<PatternText>,
+    /// Patterns of which none may match.
+    pub deny: Vec<PatternText>,
+    /// What is done with calls of tools, by patterns on the server's own names. All that match count, the
+    /// later before the earlier.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub rules: IndexMap<String, ToolRuleFile>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_all_rules_that_match_the_last_decides_each_key() {
+        let said = |pattern: &str, idle: Option<u64>, repeatable| {
+            let rule = ToolRule { idle_timeout: idle.map(Duration::from_secs), repeatable, ..ToolRule::default() };
+            (Glob::new(pattern).expect("a pattern"), rule)
+        };
+        let rules = ServerRules {
+            tools: vec![said("*", Some(1), None), said("get_*", Some(2), Some(true)), said("get_x", None, Some(false))],
+        };
+        let got = |name: &str| {
+            let rule = rules.tool(name);
+            (rule.idle_timeout.map(|idle| idle.as_secs()), rule.repeatable)
+        };
+        assert_eq!(got("put"), (Some(1), None));
+        assert_eq!(got("get_y"), (Some(2), Some(true)));
+        assert_eq!(got("get_x"), (Some(2), Some(false)));
+        assert!(ServerRules::default().is_empty() && !rules.is_empty());
+    }
+}
