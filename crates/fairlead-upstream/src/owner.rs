@@ -6,29 +6,32 @@
 
 mod backoff;
 mod carriers;
+mod closing;
 mod lists;
+mod opening;
 pub(crate) mod remembered;
 mod watch_legacy;
 mod watch_modern;
 
 use crate::{
-    catalog::{self, Catalog, ListingKind},
+    catalog::{Catalog, ListingKind},
     event::{End, LinkEvent, ServerEvent},
-    handle::{Pool, Pools, ServerHandle, Shared},
+    handle::{Pool, ServerHandle, Shared},
     handshake::Opener,
     http_client::{HttpClients, Worker},
-    link::{Link, LinkKey, inbound::Inbound},
+    link::{Link, LinkKey},
     view::{CatalogKey, ServerView, State},
 };
 use arc_swap::ArcSwap;
 use backoff::Backoff;
-use fairlead_config::{Server, Start, Transport};
+use fairlead_config::{Server, Transport};
 use fairlead_core::{
-    Clock, Outcome, UpstreamError, UpstreamErrorKind,
+    Clock, UpstreamError,
     ports::{CatalogStore, StoredCatalog},
 };
 use fairlead_process::GuardBinary;
 use fairlead_wire::{CapabilitySet, Era, Revision};
+use opening::Waiting;
 use remembered::Remembered;
 use std::{
     collections::{HashMap, HashSet},
@@ -52,13 +55,6 @@ const BROADCAST: usize = 1024;
 const SETTLE: Duration = Duration::from_millis(30);
 /// Between two listings at least: a server may say that its lists changed each time it is asked for them.
 const RELIST_GAP: Duration = Duration::from_millis(250);
-/// A link that lived at least this long did not fail to start.
-const STEADY: Duration = Duration::from_secs(10);
-/// How long a server may take over a question that is answered at once.
-const ALIVE_WAIT: Duration = Duration::from_secs(5);
-/// How long a server that is starting may keep one of the places at the start; a slow one then goes on
-/// without, so that it keeps nobody else from starting.
-const TURN: Duration = Duration::from_secs(1);
 /// What stands for the capability set in the record of a server that never listed anything.
 const TRIED: &str = "tried";
 /// How often idle links are looked at.
@@ -201,10 +197,6 @@ pub fn start(
 /// A number at random, with room for more after it.
 fn first_link() -> u64 {
     RandomState::new().hash_one(()) >> 1
-}
-
-struct Waiting {
-    replies: Vec<oneshot::Sender<Result<(), UpstreamError>>>,
 }
 
 enum Done {
@@ -360,92 +352,6 @@ impl Owner {
         ServerHandle(Arc::clone(&self.shared)).links()
     }
 
-    /// A call wants a link.
-    fn open_for(&mut self, key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>>) {
-        let open = self.pool(&key).is_some_and(|pool| pool.links.load().iter().any(|link| !link.is_closed()));
-        if open && !extra {
-            let _ = reply.send(Ok(()));
-            return;
-        }
-        if let Some(waiting) = self.opening.get_mut(&key) {
-            waiting.replies.push(reply);
-            return;
-        }
-        let cap = self.shared.server.max_sessions;
-        if self.links().len() + self.opening.len() >= cap && !self.close_an_idle_link(&key) {
-            let _ = reply.send(Err(UpstreamError::new(
-                UpstreamErrorKind::AtCapacity,
-                Outcome::NotMade,
-                format!("it has {cap} sessions, which is its limit (`max_sessions`)"),
-            )));
-            return;
-        }
-        self.open(key.clone(), false, Some(key.era));
-        if let Some(waiting) = self.opening.get_mut(&key) {
-            waiting.replies.push(reply);
-        }
-    }
-
-    /// Makes room for `key` by closing the link that was idle longest.
-    fn close_an_idle_link(&mut self, key: &LinkKey) -> bool {
-        let idle = self
-            .links()
-            .into_iter()
-            // Of its own key only one that no call is given: a question there could be of a call given up.
-            .filter(|link| link.key() != key || link.is_haunted())
-            .filter(|link| link.in_flight() == 0 && !link.is_occupied() && !self.carries(link.id))
-            .max_by_key(|link| (!link.is_kept(), link.idle_for()));
-        match idle {
-            Some(link) => {
-                self.close(&link);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Opens the first link, whatever the server turns out to speak.
-    fn find_out(&mut self, queued: bool) {
-        if self.opening.contains_key(&self.primary) {
-            return;
-        }
-        self.finding_out = true;
-        // What it spoke last is asked first; a server that only spoke legacy is asked anew every
-        // other time after that failed.
-        let view = self.shared.view.load();
-        let is_legacy = view.modern.is_none() && view.legacy.is_some() && self.backoff.failures().is_multiple_of(2);
-        let hint = is_legacy.then_some(Era::Legacy);
-        drop(view);
-        self.open(self.primary.clone(), queued, hint);
-    }
-
-    fn open(&mut self, key: LinkKey, queued: bool, hint: Option<Era>) {
-        if self.opening.contains_key(&key) {
-            return;
-        }
-        self.opening.insert(key.clone(), Waiting { replies: Vec::new() });
-        let inbound = Inbound::new(self.next_link, self.name().clone(), key.clone(), self.event_sender.clone());
-        self.next_link += 1;
-        let opener = Arc::clone(&self.opener);
-        let starts = queued.then(|| Arc::clone(&self.environment.starts));
-        self.tasks.spawn(async move {
-            // At start-up servers queue for their turn; a call never does.
-            let turn = match starts {
-                Some(starts) => starts.acquire_owned().await.ok(),
-                None => None,
-            };
-            let mut opening = std::pin::pin!(opener.open(inbound, hint));
-            let result = match tokio::time::timeout(TURN, opening.as_mut()).await {
-                Ok(result) => result,
-                Err(_) => {
-                    drop(turn);
-                    opening.await
-                }
-            };
-            Done::Opened { key, result }
-        });
-    }
-
     fn done(&mut self, done: Done) {
         match done {
             Done::Opened { key, result: Ok(link) } => {
@@ -468,171 +374,6 @@ impl Owner {
                 }
             }
             Done::Other => {}
-        }
-    }
-
-    /// A call on the link failed in a way that leaves open whether the server is still there: ask it
-    /// something that is answered at once. One that does not answer is closed and opened anew.
-    fn suspect(&mut self, id: u64) {
-        let Some(link) = self.links().into_iter().find(|link| link.id == id) else { return };
-        if !self.suspects.insert(id) {
-            return;
-        }
-        let deadline = Instant::now() + ALIVE_WAIT;
-        let heard = link.inbound.heard();
-        self.tasks.spawn(async move {
-            let asked = match link.key().era {
-                Era::Legacy => catalog::ask(&link, "ping", None, deadline).await,
-                Era::Modern => {
-                    let params = format!("{{\"_meta\":{}}}", catalog::own_meta());
-                    catalog::ask(&link, "server/discover", Some(&params), deadline).await
-                }
-            };
-            // Any answer is a sign of life, an error too; and so is what it says to other callers meanwhile, as a
-            // server that does one thing at a time cannot answer.
-            let alive = asked.is_ok() || link.is_closed() || link.inbound.heard() != heard;
-            Done::Asked { link: id, alive }
-        });
-    }
-
-    fn opened(&mut self, wanted: &LinkKey, link: Link) {
-        let link = Arc::new(link);
-        link.touch();
-        self.retry = None;
-        let key = link.key().clone();
-        let mut pools = Pools::clone(&self.shared.pools.load());
-        let pool = Arc::clone(pools.entry(key.clone()).or_default());
-        let mut links = Vec::clone(&pool.links.load());
-        links.retain(|link| !link.is_closed());
-        links.push(Arc::clone(&link));
-        pool.links.store(Arc::new(links));
-        self.shared.pools.store(Arc::new(pools));
-        if *wanted == self.primary {
-            self.finding_out = false;
-            self.primary = key.clone();
-        }
-        tracing::info!(
-            server = %self.name(),
-            revision = link.peer().revision.as_str(),
-            process = link.process_id(),
-            "connected to the server"
-        );
-        self.publish(|view| {
-            view.state = State::Ready;
-            let peer = match key.era {
-                Era::Modern => {
-                    // A server that was started anew may have learned the older revisions.
-                    view.legacy_refused = is_pinned_modern(&self.shared.server);
-                    &mut view.modern
-                }
-                Era::Legacy => {
-                    view.legacy_refused = false;
-                    &mut view.legacy
-                }
-            };
-            if peer.as_ref().is_none_or(|peer| peer.answer != link.peer().answer) {
-                view.catalog_version += 1;
-            }
-            *peer = Some(Arc::clone(link.peer()));
-            if key.era == Era::Legacy && *wanted == LinkKey::modern() {
-                // The server went back to the session-based revisions.
-                view.modern = None;
-            }
-        });
-        pool.freed.notify_one();
-        if let Some(waiting) = self.opening.remove(wanted) {
-            for reply in waiting.replies {
-                let _ = reply.send(Ok(()));
-            }
-        }
-        self.restore_session(&link);
-        self.link_opened(&link);
-        let catalog_key = CatalogKey { era: key.era, capabilities: key.capabilities };
-        let known = self.shared.view.load().catalogs.get(&catalog_key).is_some_and(|catalog| catalog.confirmed);
-        if !known {
-            self.learn_over(&link, catalog_key, &ListingKind::ALL);
-        } else if !self.shared.view.load().fresh {
-            self.publish(|view| {
-                view.fresh = true;
-                view.catalog_version += 1;
-            });
-        }
-    }
-
-    /// Tells a new legacy link what its clients had told the one before.
-    fn restore_session(&mut self, link: &Arc<Link>) {
-        if link.peer().revision.era() != Era::Legacy {
-            return;
-        }
-        let deadline = Instant::now() + self.shared.server.timeout.start;
-        if let Some(telling) = self.shared.remembered.tell(link, deadline) {
-            self.tasks.spawn(async move {
-                telling.await;
-                Done::Other
-            });
-        }
-    }
-
-    fn failed(&mut self, key: &LinkKey, error: UpstreamError) {
-        if key.era == Era::Legacy && self.is_refusal(&error) {
-            return self.refused(key, &error);
-        }
-        let wait = self.backoff.failed();
-        let cause = error.cause.as_ref().map(|cause| chain(cause.as_ref()));
-        tracing::warn!(server = %self.name(), cause, retry_in = ?wait, "cannot connect to the server: {error}");
-        let retry_at = Instant::now() + wait;
-        if *key == self.primary {
-            self.finding_out = false;
-        }
-        if self.links().iter().all(|link| link.is_closed()) {
-            self.retry = Some(retry_at);
-            let reason: Arc<str> = error.to_string().into();
-            let failures = self.backoff.failures();
-            self.publish(|view| {
-                view.state = State::Down { reason, retry_at: retry_at.into_std(), failures };
-                if view.fresh || view.catalog_version == 0 {
-                    view.fresh = false;
-                    view.catalog_version += 1;
-                }
-            });
-        }
-        if self.shared.watches.is_wanted(key) {
-            self.recarry_at.get_or_insert(retry_at);
-        }
-        self.answer_waiting(key, &error);
-    }
-
-    /// Whether a modern server is there and will not speak as in the session-based revisions.
-    fn is_refusal(&self, error: &UpstreamError) -> bool {
-        let is_open = |link: &Arc<Link>| link.key().era == Era::Modern && !link.is_closed();
-        match error.kind {
-            UpstreamErrorKind::Garbage | UpstreamErrorKind::Timeout => self.shared.view.load().modern.is_some(),
-            UpstreamErrorKind::Lost => self.links().iter().any(is_open),
-            _ => false,
-        }
-    }
-
-    fn refused(&mut self, key: &LinkKey, error: &UpstreamError) {
-        tracing::info!(server = %self.name(), "the server refuses the session-based revisions ({error}); its legacy clients use the modern link");
-        self.publish(|view| {
-            view.legacy = None;
-            view.legacy_refused = true;
-            view.catalog_version += 1;
-        });
-        // Its legacy clients see other lists from now on than while it was thought to speak both.
-        for kind in ListingKind::ALL {
-            let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: Era::Modern });
-        }
-        self.answer_waiting(key, error);
-        // What they watched through links of their own era is watched through the modern one from now on.
-        self.recarry_at = Some(Instant::now());
-    }
-
-    fn answer_waiting(&mut self, key: &LinkKey, error: &UpstreamError) {
-        if let Some(waiting) = self.opening.remove(key) {
-            for reply in waiting.replies {
-                let _ = reply.send(Err(UpstreamError::new(error.kind, error.outcome, error.message.clone())));
-            }
         }
     }
 
@@ -684,116 +425,6 @@ impl Owner {
         }
     }
 
-    /// A link is gone without our doing.
-    fn closed(&mut self, id: u64, reason: &str, end: End) {
-        let Some(link) = self.forget(id) else { return };
-        tracing::warn!(server = %self.name(), "lost the connection to the server: {reason}");
-        // One early end may be chance, several in a row are a server that cannot stay up.
-        let mut wait = Duration::ZERO;
-        if link.age() < STEADY {
-            wait = self.backoff.wait();
-            self.backoff.failed();
-        } else {
-            self.backoff.succeeded();
-        }
-        if self.links().is_empty() {
-            let retry_at = Instant::now() + wait;
-            // Where only a session was forgotten, our own trying waits, but a call opens another one at once.
-            let may_call = wait.is_zero() || end == End::Forgotten;
-            self.retry = Some(retry_at);
-            let reason: Arc<str> = reason.into();
-            let failures = self.backoff.failures();
-            self.publish(|view| {
-                view.state = if may_call {
-                    State::Starting
-                } else {
-                    State::Down { reason, retry_at: retry_at.into_std(), failures }
-                };
-                view.catalogs = Arc::new(
-                    view.catalogs.iter().map(|(key, catalog)| (*key, Arc::new(catalog.unconfirmed()))).collect(),
-                );
-                view.fresh = false;
-                view.catalog_version += 1;
-            });
-        }
-    }
-
-    /// Takes a link out of its pool.
-    fn forget(&mut self, id: u64) -> Option<Arc<Link>> {
-        let mut pools = Pools::clone(&self.shared.pools.load());
-        let mut found = None;
-        pools.retain(|_, pool| {
-            let links = pool.links.load();
-            if let Some(link) = links.iter().find(|link| link.id == id) {
-                found = Some(Arc::clone(link));
-                let rest: Vec<_> = links.iter().filter(|link| link.id != id).cloned().collect();
-                let keep = !rest.is_empty();
-                pool.links.store(Arc::new(rest));
-                return keep;
-            }
-            true
-        });
-        self.shared.pools.store(Arc::new(pools));
-        self.link_gone(id);
-        found
-    }
-
-    /// Closes a link in the background.
-    fn close(&mut self, link: &Arc<Link>) {
-        self.forget(link.id);
-        let link = Arc::clone(link);
-        self.tasks.spawn(async move {
-            link.close().await;
-            Done::Other
-        });
-    }
-
-    /// Looks after what is idle and what is due.
-    fn look(&mut self) {
-        let server = Arc::clone(&self.shared.server);
-        if self.links().iter().any(|link| !link.is_closed() && link.age() >= STEADY) {
-            self.backoff.succeeded();
-        }
-        for link in self.links() {
-            if link.is_closed() {
-                self.closed(link.id, "the connection broke", End::Died);
-                continue;
-            }
-            let free = link.in_flight() == 0 && !link.is_occupied();
-            let haunted = free && link.is_haunted() && link.idle_for() > server.timeout.idle;
-            // A subscription is a use: what it brings comes over the link.
-            let subscribed = self.carries(link.id);
-            self.make_good(&link);
-            let unused = free && !subscribed && !link.is_kept() && link.idle_for() > server.idle_stop;
-            let spare = match server.transport {
-                Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
-                _ => *link.key() != self.primary,
-            };
-            if haunted || (unused && spare) {
-                tracing::debug!(server = %server.name, link = link.id, "closing a link that nobody uses");
-                self.close(&link);
-            }
-        }
-        self.carry_all();
-        if self.links().is_empty() && self.opening.is_empty() && matches!(self.shared.view.load().state, State::Ready) {
-            self.publish(|view| view.state = State::Idle);
-        }
-        if let Some(noting) = self.tried().filter(|_| !std::mem::replace(&mut self.noted, true)) {
-            self.tasks.spawn(async move {
-                noting.await;
-                Done::Other
-            });
-        }
-        if Instant::now() >= self.refresh_at {
-            self.refresh_at = Instant::now() + self.environment.catalog.refresh;
-            let announces = |link: &Arc<Link>| link.peer().announces_changes() && link.hears();
-            if !self.links().iter().all(announces) {
-                self.dirty = ListingKind::ALL.to_vec();
-                self.relist();
-            }
-        }
-    }
-
     async fn stop(&mut self) {
         self.publish(|view| view.state = State::Stopped);
         if let Some(noting) = self.tried() {
@@ -820,16 +451,4 @@ fn is_pinned_modern(server: &Server) -> bool {
 /// The catalog that is listed over a link.
 fn catalog_key_of(link: &Link) -> CatalogKey {
     CatalogKey { era: link.key().era, capabilities: link.key().capabilities }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

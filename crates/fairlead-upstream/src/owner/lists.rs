@@ -1,6 +1,6 @@
 //! The owner's lists: what is learned, when it is listed anew, what is kept for the next start.
 
-use super::{Done, Owner, TRIED, catalog_key_of, chain};
+use super::{Done, Owner, TRIED, catalog_key_of, opening::chain};
 use crate::{
     catalog::{self, Bounds, Catalog, ListingKind, StoredBody},
     event::ServerEvent,
