@@ -6,7 +6,7 @@
 use crate::{bridge, call::Call, replay, resolve::Target, tasks};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
-use fairlead_upstream::{Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
+use fairlead_upstream::{Avoid, Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
 use fairlead_wire::{Era, Field, Frame, Method, header};
 use http::{HeaderName, HeaderValue};
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         user: call.user,
         purpose,
         deadline: counts_from(call) + whole,
+        avoid: Avoid::default(),
+        affinity: None,
     };
     if let Some(task) = &call.task {
         task.choose(&mut want);

@@ -4,6 +4,7 @@ use crate::{
     event::LinkEvent,
     handle::Lease,
     http_client::Worker,
+    instance::CallEnd,
     link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange},
 };
 use bytes::Bytes;
@@ -107,6 +108,10 @@ impl WireExchange {
     }
 }
 
+/// In a count of open questions: that there ever was one, and each that is open.
+const EVER: usize = 1;
+const ONE: usize = 2;
+
 /// How many questions of a call are open at its caller. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct OpenQuestions(Arc<AtomicUsize>);
@@ -114,15 +119,20 @@ pub struct OpenQuestions(Arc<AtomicUsize>);
 impl OpenQuestions {
     /// One more was asked.
     pub fn asked(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_or(EVER, Ordering::Relaxed);
+        self.0.fetch_add(ONE, Ordering::Relaxed);
     }
 
     /// One was answered or dropped.
     pub fn settled(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(ONE, Ordering::Relaxed);
     }
 
     fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= ONE
+    }
+
+    fn were_any(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 }
@@ -195,6 +205,8 @@ pub struct Exchange {
     heard: Instant,
     questions: OpenQuestions,
     done: bool,
+    /// When it began, for as long as its instance is still to hear how it ends.
+    measured: Option<Instant>,
     /// Held for as long as the call lasts.
     _lease: Option<Lease>,
 }
@@ -236,6 +248,10 @@ impl Exchange {
         };
         let link = OnLink::new(link);
         let (deadline, idle) = (outbound.deadline, outbound.idle);
+        // Those two wait for something else than the server's work.
+        let waits = matches!(method, Method::Listen | Method::TasksResult);
+        let is_measured = lease.is_some() && !waits && link.link.instance().is_measured();
+        let began = Instant::now();
         let on = move |wire, link| {
             Box::new(Self {
                 wire,
@@ -244,9 +260,10 @@ impl Exchange {
                 method,
                 deadline,
                 idle,
-                heard: Instant::now(),
+                heard: began,
                 questions: OpenQuestions::default(),
                 done: false,
+                measured: is_measured.then_some(began),
                 _lease: lease,
             })
         };
@@ -257,7 +274,13 @@ impl Exchange {
             }
             Wire::Stdio(_) | Wire::Connection(_) => Starting(Start::Waiting(Box::pin(async move {
                 let duplex = link.link.wire.duplex().expect("invariant: all but HTTP are one channel");
-                let wire = link.link.send_over(duplex, prepared, deadline).await?;
+                let sent = link.link.send_over(duplex, prepared, deadline).await;
+                if let Err(error) = &sent
+                    && is_measured
+                {
+                    link.link.instance().report(CallEnd::Failed(error.kind, error.outcome), None);
+                }
+                let wire = sent?;
                 Ok(on(WireExchange::Duplex(wire), link))
             }))),
         }
@@ -294,6 +317,7 @@ impl Exchange {
         match timeout_at(until.min(limit), self.wire.next()).await {
             Ok(Ok(Some(Item::Final(answer)))) => {
                 self.done = true;
+                self.report(|| end_of(&answer));
                 Ok(Some(Item::Final(answer)))
             }
             Ok(Ok(message)) => {
@@ -302,6 +326,7 @@ impl Exchange {
             }
             Ok(Err(error)) => {
                 self.done = true;
+                self.report(|| CallEnd::Failed(error.kind, error.outcome));
                 Err(error)
             }
             Err(_) if limit < until => Ok(None),
@@ -309,7 +334,17 @@ impl Exchange {
         }
     }
 
+    /// Tells the instance how the exchange ended, once.
+    fn report(&mut self, end: impl FnOnce() -> CallEnd) {
+        if let Some(began) = self.measured.take() {
+            // A person may have been waited for.
+            let latency = (!self.questions.were_any()).then(|| began.elapsed());
+            self.link.link.instance().report(end(), latency);
+        }
+    }
+
     fn too_late(&mut self, until: Instant) -> UpstreamError {
+        self.report(|| CallEnd::Failed(UpstreamErrorKind::Timeout, Outcome::Unknown));
         let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
         self.cancel("timed out");
         let link = &self.link.link;
@@ -370,5 +405,24 @@ impl Exchange {
         if let WireExchange::Http(exchange) = &mut self.wire {
             exchange.abandon();
         }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.report(|| CallEnd::Abandoned);
+    }
+}
+
+/// JSON-RPC's code for a server that failed by itself.
+const INTERNAL_ERROR: i64 = -32603;
+
+/// What an answer says of the instance it came from.
+fn end_of(answer: &Final) -> CallEnd {
+    let is_overloaded = answer.status.is_some_and(|status| status == 429 || status >= 500);
+    if is_overloaded || answer.frame.error_code() == Some(INTERNAL_ERROR) {
+        CallEnd::ServerError
+    } else {
+        CallEnd::Answered
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     event::ServerEvent,
     exchange::{Exchange, Outbound, Starting},
     http_client::Worker,
+    instance::Instance,
     link::{Link, LinkKey, Roots, ShareKey},
     owner::{
         Command,
@@ -21,10 +22,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -46,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: broadcast::Sender<ServerEvent>,
-    pub(crate) in_flight: AtomicUsize,
+    pub(crate) instance: Arc<Instance>,
     /// What new links must be told.
     pub(crate) remembered: Remembered,
     /// The resources clients watch.
@@ -111,6 +109,31 @@ pub struct Want {
     pub purpose: Purpose,
     /// When to give up.
     pub deadline: Instant,
+    /// Instances that a further try would rather not meet.
+    pub avoid: Avoid,
+    /// What keeps calls that belong together on one instance, where the server's `balance` is `sticky`.
+    pub affinity: Option<u64>,
+}
+
+/// Instances that a call has tried. Empty costs nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Avoid(Vec<u64>);
+
+impl Avoid {
+    /// One more; false when it was there already.
+    pub fn add(&mut self, instance: &Instance) -> bool {
+        let is_new = !self.has(instance);
+        if is_new {
+            self.0.push(instance.id());
+        }
+        is_new
+    }
+
+    /// Whether it was tried.
+    #[must_use]
+    pub fn has(&self, instance: &Instance) -> bool {
+        self.0.contains(&instance.id())
+    }
 }
 
 /// What a link is wanted for.
@@ -164,6 +187,12 @@ impl Lease {
         &self.link
     }
 
+    /// The instance of the server that the call goes to.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.shared.instance
+    }
+
     /// The era spoken on the link.
     #[must_use]
     pub fn era(&self) -> Era {
@@ -200,7 +229,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.shared.instance.leave();
         if let Some(pool) = &self.pool {
             self.link.vacate();
             pool.freed.notify_one();
@@ -254,7 +283,7 @@ impl ServerHandle {
     /// Calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.0.in_flight.load(Ordering::Relaxed)
+        self.0.instance.in_flight()
     }
 
     /// Asks the owner to learn the catalog for `capabilities`, without waiting.
@@ -328,8 +357,8 @@ impl ServerHandle {
     /// server cannot be reached. A server that is known to be down fails at once.
     pub async fn lease(&self, want: &Want) -> Result<Lease, LeaseError> {
         let shared = &self.0;
-        if shared.in_flight.fetch_add(1, Ordering::Relaxed) >= shared.server.max_calls {
-            shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if shared.instance.enter() >= shared.server.max_calls {
+            shared.instance.leave();
             return Err(
                 at_capacity(format!("it has {} calls in flight, which is its limit", shared.server.max_calls)).into()
             );
@@ -534,7 +563,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(shared) = &self.0 {
-            shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+            shared.instance.leave();
         }
     }
 }

@@ -127,7 +127,8 @@ impl Opening<'_> {
     fn begin_anew(&mut self) {
         let before = &self.inbound;
         let (server, key, events) = (before.server.clone(), before.key.clone(), before.events.clone());
-        self.inbound = Arc::new(Inbound::new(before.link, server, key, events));
+        let instance = Arc::clone(&before.instance);
+        self.inbound = Arc::new(Inbound::new(before.link, server, instance, key, events));
     }
 
     /// The revision the configuration fixes, if it does.

@@ -10,12 +10,16 @@
 //! [`ShareKey`], a [`CapabilitySet`](fairlead_wire::CapabilitySet) and, for servers that follow
 //! them, a set of [`Roots`].
 
+#[allow(dead_code, reason = "the balancer that reads it comes next")]
+mod balance;
 pub mod catalog;
 pub mod event;
 pub mod exchange;
 pub mod handle;
 mod handshake;
 pub mod http_client;
+#[allow(dead_code, reason = "the balancer that reads it comes next")]
+pub mod instance;
 pub mod link;
 pub mod owner;
 pub mod view;
@@ -25,8 +29,9 @@ pub use catalog::{Catalog, Entry, Listing, ListingKind};
 pub use event::ServerEvent;
 pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting};
 pub use fairlead_process::GuardBinary;
-pub use handle::{Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
+pub use handle::{Avoid, Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
 pub use http_client::Worker;
+pub use instance::{CallEnd, Gate, Instance};
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
 pub use owner::{Environment, Running, start};
 pub use view::{Asks, CatalogKey, ServerView, State};

@@ -12,7 +12,7 @@ mod sse_endpoint;
 pub(crate) mod stdio;
 pub(crate) mod websocket;
 
-use crate::{exchange::Prepared, http_client::Worker};
+use crate::{exchange::Prepared, http_client::Worker, instance::Instance};
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era, Revision, list, message};
@@ -237,6 +237,12 @@ impl Link {
     #[must_use]
     pub fn server_name(&self) -> &str {
         self.inbound.server.as_str()
+    }
+
+    /// The instance of the server the link leads to.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.inbound.instance
     }
 
     /// Exchanges in flight.

@@ -130,6 +130,7 @@ pub fn start(
     before: Option<&ServerHandle>,
     environment: &Environment,
 ) -> Running {
+    let instance = crate::instance::Instance::new(first_link(), "1", 1, Default::default());
     let clients = match &server.transport {
         Transport::Http(http) => Some(HttpClients::new(
             environment.workers + 1,
@@ -159,7 +160,7 @@ pub fn start(
         changed,
         commands,
         events,
-        in_flight: std::sync::atomic::AtomicUsize::new(0),
+        instance,
         remembered,
         watches,
         tried,

@@ -9,6 +9,7 @@
 use crate::{
     catalog::ListingKind,
     event::{End, LinkEvent},
+    instance::Instance,
     link::LinkKey,
 };
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc;
 pub(crate) struct Inbound {
     pub(crate) link: u64,
     pub(crate) server: ServerName,
+    pub(crate) instance: Arc<Instance>,
     pub(crate) key: LinkKey,
     pub(crate) events: mpsc::Sender<LinkEvent>,
     /// 0: nobody used the link yet; `u64::MAX`: several did; else the one client that did.
@@ -91,10 +93,17 @@ pub(crate) fn awaited_task(method: Method, request: &Bytes) -> Option<Box<str>> 
 }
 
 impl Inbound {
-    pub(crate) fn new(link: u64, server: ServerName, key: LinkKey, events: mpsc::Sender<LinkEvent>) -> Self {
+    pub(crate) fn new(
+        link: u64,
+        server: ServerName,
+        instance: Arc<Instance>,
+        key: LinkKey,
+        events: mpsc::Sender<LinkEvent>,
+    ) -> Self {
         Self {
             link,
             server,
+            instance,
             key,
             events,
             sole_user: AtomicU64::new(0),

@@ -306,7 +306,13 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (events, mut told) = mpsc::channel(16);
         let name = ServerName::parse("s").unwrap();
-        let inbound = Arc::new(Inbound::new(1, name, LinkKey::legacy(CapabilitySet::BARE), events));
+        let inbound = Arc::new(Inbound::new(
+            1,
+            name,
+            crate::instance::Instance::new(1, "a", 1, Default::default()),
+            LinkKey::legacy(CapabilitySet::BARE),
+            events,
+        ));
         let config = WebSocketConfig::default().max_message_size(Some(1000)).max_frame_size(Some(1000));
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(config)).await;
         let _wire = ConnectionWire::start(inbound, |sorter, to_send| carry(socket, sorter, to_send));

@@ -87,7 +87,9 @@ impl Owner {
             return;
         }
         self.opening.insert(key.clone(), Waiting { replies: Vec::new() });
-        let inbound = Inbound::new(self.next_link, self.name().clone(), key.clone(), self.event_sender.clone());
+        let instance = Arc::clone(&self.shared.instance);
+        let inbound =
+            Inbound::new(self.next_link, self.name().clone(), instance, key.clone(), self.event_sender.clone());
         self.next_link += 1;
         let opener = Arc::clone(&self.opener);
         let starts = queued.then(|| Arc::clone(&self.environment.starts));
