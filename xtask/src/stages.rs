@@ -122,6 +122,12 @@ impl Context<'_> {
         self.check(&mut self.workspace.cargo(arguments))
     }
 
+    /// The end-to-end tests whose names begin so, run by `cargo test`: they show how it goes, and bound themselves.
+    fn end_to_end(&self, tests: &str) -> std::process::Command {
+        let target = ["test", "--locked", "--quiet", "-p", "fairlead", "--test", "e2e"];
+        self.workspace.cargo(&[&target[..], &[tests, "--", "--nocapture"]].concat())
+    }
+
     fn check(&self, command: &mut std::process::Command) -> Result<()> {
         let status = command.status()?;
         if status.success() { Ok(()) } else { bail!("{:?}: {status}", command.get_program()) }
@@ -187,18 +193,7 @@ fn conformance(context: &Context) -> Result<()> {
 /// The clients of agent frameworks, all of them, one after the other. The usual tests have three.
 fn frameworks(context: &Context) -> Result<()> {
     tools::install(&context.cache, None, Need::Full)?;
-    let mut command = context.workspace.cargo(&[
-        "test",
-        "--locked",
-        "--quiet",
-        "-p",
-        "fairlead",
-        "--test",
-        "e2e",
-        "real::frameworks::",
-        "--",
-        "--nocapture",
-    ]);
+    let mut command = context.end_to_end("real::frameworks::");
     // One at a time: what takes long is importing them, which is work.
     command.args(["--test-threads", "1"]).env(TOOLS_VARIABLE, context.cache.root()).env(FRAMEWORKS_VARIABLE, "all");
     context.check(&mut command)
@@ -208,19 +203,7 @@ fn frameworks(context: &Context) -> Result<()> {
 fn soak(context: &Context) -> Result<()> {
     context.cargo(&["build", "--release", "--locked", "--quiet", "-p", "fairlead"])?;
     let program = context.workspace.target_directory().join("release/fairlead");
-    // `cargo test`, because the soak shows how it goes, and bounds itself.
-    let mut command = context.workspace.cargo(&[
-        "test",
-        "--locked",
-        "--quiet",
-        "-p",
-        "fairlead",
-        "--test",
-        "e2e",
-        "soak::",
-        "--",
-        "--nocapture",
-    ]);
+    let mut command = context.end_to_end("soak::");
     command.env(PROGRAM_VARIABLE, program);
     if std::env::var_os(SOAK_VARIABLE).is_none() {
         command.env(SOAK_VARIABLE, SOAK_SECONDS);

@@ -170,20 +170,9 @@ pub fn read_in(
 
 /// Where the files of `client` would be.
 fn locate(client: &Client, home: &Path, project: &Path, env: Env<'_>) -> Vec<PathBuf> {
-    let place = |path: &&str| -> Option<PathBuf> {
-        if let Some(rest) = path.strip_prefix("./") {
-            return Some(project.join(rest));
-        }
-        if let Some(rest) = path.strip_prefix("~/.config/")
-            && let Some(config) = env("XDG_CONFIG_HOME").map(PathBuf::from).filter(|config| config.is_absolute())
-        {
-            return Some(config.join(rest));
-        }
-        if let Some(rest) = path.strip_prefix("~/") {
-            return Some(home.join(rest));
-        }
-        let (variable, rest) = path.strip_prefix('$')?.split_once('/')?;
-        Some(PathBuf::from(env(variable)?).join(rest))
+    let place = |path: &&str| match path.strip_prefix("./") {
+        Some(rest) => Some(project.join(rest)),
+        None => crate::install::place(path, home, env),
     };
     client.paths.iter().filter_map(place).collect()
 }

@@ -204,8 +204,8 @@ impl Format {
     }
 }
 
-/// A place in the table as a path.
-fn place(path: &str, home: &Path, env: Env<'_>) -> Option<PathBuf> {
+/// A place in the table of clients as a path.
+pub(crate) fn place(path: &str, home: &Path, env: Env<'_>) -> Option<PathBuf> {
     if let Some(rest) = path.strip_prefix("~/.config/")
         && let Some(config) = env("XDG_CONFIG_HOME").map(PathBuf::from).filter(|config| config.is_absolute())
     {

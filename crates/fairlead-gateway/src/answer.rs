@@ -18,7 +18,7 @@ use crate::{
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
     roots,
-    session::CallControl,
+    session::{self, CallControl},
     shape, tasks,
     voice::Voice,
 };
@@ -254,13 +254,7 @@ impl Telling {
     }
 
     async fn run(&mut self, first: First) {
-        let control = self.call.control.clone();
-        let cancelled = async {
-            match control {
-                Some(control) => control.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
+        let cancelled = session::cancelled(self.call.control.clone());
         tokio::select! {
             () = self.drive(first) => {}
             () = cancelled => {

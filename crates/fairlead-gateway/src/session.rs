@@ -102,6 +102,14 @@ impl CallControl {
     }
 }
 
+/// Waits until the call is cancelled; for ever where nobody can do that.
+pub(crate) async fn cancelled(control: Option<Arc<CallControl>>) {
+    match control {
+        Some(control) => control.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Why a session cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionError {

@@ -71,7 +71,7 @@ impl Store {
         let tasks = Arc::new(tasks::TaskQueue::default());
         let writers = vec![
             tokio::spawn(writer::run(pool.clone(), Arc::clone(&queue), clock.clone())),
-            tokio::spawn(tasks::write(pool.clone(), Arc::clone(&tasks), clock.clone())),
+            tokio::spawn(writer::run(pool.clone(), Arc::clone(&tasks), clock.clone())),
         ];
         Ok(Self(Arc::new(Inner { pool, queue, tasks, clock, writers: Mutex::new(writers) })))
     }

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod duplex;
 pub(crate) mod http;
 pub(crate) mod inbound;
+mod keeper;
 mod salvage;
 pub(crate) mod sse;
 mod sse_endpoint;

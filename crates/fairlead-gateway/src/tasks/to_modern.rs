@@ -13,7 +13,7 @@ use crate::{
     record,
     resolve::Target,
     response::{call_refusal_bytes, json, stream},
-    shape,
+    session, shape,
     snapshot::Upstream,
     tasks::{
         RELATED, already,
@@ -130,13 +130,7 @@ impl Waiting {
     async fn tell(self, voice: Voice, task: String) {
         let mut bridge = Bridge::default();
         let ended = {
-            let control = self.call.control.clone();
-            let cancelled = async {
-                match control {
-                    Some(control) => control.cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let cancelled = session::cancelled(self.call.control.clone());
             tokio::select! {
                 bytes = self.follow(&voice, &mut bridge, task) => bytes,
                 () = cancelled => {

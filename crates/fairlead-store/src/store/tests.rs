@@ -150,7 +150,7 @@ async fn expired_records_are_not_served_and_are_swept() {
     assert_eq!(store.load("short").await.unwrap(), Some(record("info")));
     clock.advance(Duration::from_millis(1000));
     assert_eq!(store.load("short").await.unwrap(), None);
-    writer::remove_expired(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
+    writer::remove_expired::<Pending>(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
     assert_eq!(rows(&store).await, 1);
     assert_eq!(store.load("long").await.unwrap(), Some(record("info")));
     store.close().await;
@@ -183,7 +183,7 @@ async fn tasks_are_found_by_owner_until_they_expire() {
     assert_eq!(store.tasks_of("ann", 2).await.unwrap(), [changed, task(3, "ann")], "the newest, oldest first");
     clock.advance(Duration::from_millis(2_000));
     assert_eq!(store.tasks_of("ann", 9).await.unwrap(), [task(3, "ann")]);
-    tasks::remove_expired(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
+    writer::remove_expired::<Option<TaskRecord>>(&store.0.pool, stored_ms(clock.unix_ms())).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM tasks").fetch_one(&store.0.pool).await.unwrap();
     assert_eq!(left, 2);
     store.close().await;

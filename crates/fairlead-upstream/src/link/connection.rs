@@ -11,24 +11,16 @@ use crate::{
     link::{
         duplex::{Duplex, Outgoing, Sorter},
         inbound::Inbound,
+        keeper::Keeper,
     },
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_process::lines::LineReader;
-use std::{
-    fmt,
-    future::Future,
-    io,
-    path::Path,
-    pin::pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, future::Future, io, path::Path, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::timeout,
 };
 
@@ -54,8 +46,7 @@ impl Ended {
 /// The transport of one connection.
 pub(crate) struct ConnectionWire {
     pub(crate) duplex: Duplex,
-    stop: Mutex<Option<oneshot::Sender<()>>>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    keeper: Keeper,
 }
 
 impl ConnectionWire {
@@ -86,30 +77,13 @@ impl ConnectionWire {
             };
             sorter.ended(ended.reason, ended.end);
         });
-        Self { duplex, stop: Mutex::new(Some(stop)), keeper: Mutex::new(Some(keeper)) }
+        Self { duplex, keeper: Keeper::new(stop, keeper) }
     }
 
     /// Ends the connection. Bounded in time.
     pub(crate) async fn close(&self) {
         self.duplex.last_words("the gateway closes the connection");
-        let stop = self.stop.lock().expect("invariant: no panic under this lock").take();
-        if let Some(stop) = stop {
-            let _ = stop.send(());
-        }
-        let keeper = self.keeper.lock().expect("invariant: no panic under this lock").take();
-        if let Some(keeper) = keeper {
-            let _ = keeper.await;
-        }
-    }
-}
-
-impl Drop for ConnectionWire {
-    fn drop(&mut self) {
-        if let Ok(mut keeper) = self.keeper.lock()
-            && let Some(keeper) = keeper.take()
-        {
-            keeper.abort();
-        }
+        self.keeper.stop().await;
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     link::{
         duplex::{Duplex, Outgoing, Sorter},
         inbound::Inbound,
+        keeper::Keeper,
     },
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -14,15 +15,10 @@ use fairlead_process::{
     Child, ChildSpec,
     lines::{LineReader, log_stderr},
 };
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    task::JoinHandle,
 };
 
 /// Lines of a server's stderr that are logged per second.
@@ -36,8 +32,8 @@ const EXIT_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct StdioWire {
     pub(crate) duplex: Duplex,
     process_id: u32,
-    stop: Mutex<Option<oneshot::Sender<()>>>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Aborted, it drops the child, which ends its whole tree.
+    keeper: Keeper,
 }
 
 impl StdioWire {
@@ -62,7 +58,7 @@ impl StdioWire {
         let (duplex, sorter, to_write) = Duplex::new(inbound, "its process ended");
         let (stop, stopped) = oneshot::channel();
         let keeper = tokio::spawn(keep(child, sorter, to_write, stopped, max_message, slot));
-        Ok(Self { duplex, process_id, stop: Mutex::new(Some(stop)), keeper: Mutex::new(Some(keeper)) })
+        Ok(Self { duplex, process_id, keeper: Keeper::new(stop, keeper) })
     }
 
     pub(crate) fn process_id(&self) -> Option<u32> {
@@ -72,25 +68,7 @@ impl StdioWire {
     /// Stops the process: end of input, then TERM, then KILL, each after the grace period.
     pub(crate) async fn close(&self) {
         self.duplex.last_words("the gateway stops the server");
-        let stop = self.stop.lock().expect("invariant: no panic under this lock").take();
-        if let Some(stop) = stop {
-            let _ = stop.send(());
-        }
-        let keeper = self.keeper.lock().expect("invariant: no panic under this lock").take();
-        if let Some(keeper) = keeper {
-            let _ = keeper.await;
-        }
-    }
-}
-
-impl Drop for StdioWire {
-    fn drop(&mut self) {
-        // Without a close the keeper is aborted: dropping the child ends its whole tree.
-        if let Ok(mut keeper) = self.keeper.lock()
-            && let Some(keeper) = keeper.take()
-        {
-            keeper.abort();
-        }
+        self.keeper.stop().await;
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
+mod syntax;
+
 use fairlead_config::{Severity, parse_str, report};
 use insta::assert_snapshot;
 use std::path::Path;

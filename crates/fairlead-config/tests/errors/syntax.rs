@@ -1,34 +1,9 @@
 //! Texts that are not even a tree of keys, and what people are told: place, reason, hint.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
-
+use crate::{env, problems};
 use fairlead_config::{parse_str, report};
 use insta::assert_snapshot;
 use std::path::Path;
-
-fn env(name: &str) -> Option<String> {
-    (name == "SECRET").then(|| "hunter2".to_owned())
-}
-
-fn problems(name: &str, text: &str) -> String {
-    match parse_str(name, text, Path::new("/etc/fairlead"), &env) {
-        Ok(config) => format!("accepted\n{}", fairlead_config::Problems(config.warnings)),
-        Err(problems) => {
-            assert!(problems.has_errors(), "refused without an error: {problems}");
-            let shown = problems.to_string();
-            let pretty = report(&problems, false);
-            for text in [&shown, &pretty, &format!("{problems:?}")] {
-                assert!(!text.contains("hunter2"), "a secret is shown:\n{text}");
-            }
-            for problem in &problems {
-                assert!(
-                    pretty.contains(problem.hint.as_deref().unwrap_or_default().split(' ').next().unwrap_or_default())
-                );
-            }
-            shown
-        }
-    }
-}
 
 #[test]
 fn empty() {
