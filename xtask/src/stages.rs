@@ -45,6 +45,8 @@ struct Context<'a> {
 const FRAMEWORKS_VARIABLE: &str = "FAIRLEAD_FRAMEWORKS";
 /// The program that the end-to-end tests drive instead of the one they were built with.
 const PROGRAM_VARIABLE: &str = "FAIRLEAD_PROGRAM";
+/// How long the sessions of that stage are held, in seconds; the bench knows how long otherwise.
+const SESSIONS_VARIABLE: &str = "FAIRLEAD_SESSIONS_HOLD";
 /// How long the soak puts its load on, in seconds.
 const SOAK_VARIABLE: &str = "FAIRLEAD_SOAK";
 /// How long it does when nobody says.
@@ -62,6 +64,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "frameworks", from: Depth::Full, run: frameworks },
     Stage { name: "docs", from: Depth::Full, run: docs },
     Stage { name: "release", from: Depth::Full, run: release },
+    Stage { name: "sessions", from: Depth::Full, run: sessions },
     Stage { name: "soak", from: Depth::Full, run: soak },
 ];
 
@@ -196,6 +199,18 @@ fn frameworks(context: &Context) -> Result<()> {
     let mut command = context.end_to_end("real::frameworks::");
     // One at a time: what takes long is importing them, which is work.
     command.args(["--test-threads", "1"]).env(TOOLS_VARIABLE, context.cache.root()).env(FRAMEWORKS_VARIABLE, "all");
+    context.check(&mut command)
+}
+
+/// Thousands of sessions held for minutes; the bench knows the bounds.
+fn sessions(context: &Context) -> Result<()> {
+    release(context)?;
+    let directory = context.workspace.target_directory().join("release");
+    let mut command = std::process::Command::new(directory.join("fairlead-bench"));
+    command.arg("sessions").arg("--fairlead").arg(directory.join("fairlead"));
+    if let Some(seconds) = std::env::var_os(SESSIONS_VARIABLE) {
+        command.arg("--hold").arg(seconds);
+    }
     context.check(&mut command)
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Session {
     headers: HeaderMap,
     era: Era,
     next_id: u64,
+    /// What a modern request says that its client is called.
+    name: String,
 }
 
 /// The text a call sends and what it expects back.
@@ -92,7 +94,7 @@ impl Session {
         headers.insert(HOST, HeaderValue::try_from(target.addr.to_string())?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        Ok(Self { sender, connection, path: target.path.clone(), headers, era, next_id: 0 })
+        Ok(Self { sender, connection, path: target.path.clone(), headers, era, next_id: 0, name: "bench".to_owned() })
     }
 
     /// Does what a client does before its first call: `initialize` and `notifications/initialized`, or `server/discover`.
@@ -135,6 +137,25 @@ impl Session {
         let answer = self.post("notifications/initialized", None, body.to_owned()).await?;
         anyhow::ensure!(answer.status == StatusCode::ACCEPTED, "a notification was answered with {}", answer.status);
         Ok(())
+    }
+
+    /// The legacy session the connection speaks for.
+    pub(crate) fn session(&self) -> Option<HeaderValue> {
+        self.headers.get(SESSION_HEADER).cloned()
+    }
+
+    /// Goes on in another legacy session.
+    pub(crate) fn resume(&mut self, session: HeaderValue) {
+        self.headers.insert(SESSION_HEADER, session);
+    }
+
+    /// A call of a modern client of that name.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub(crate) async fn call_as(&mut self, name: &str, echo: &Echo) -> anyhow::Result<()> {
+        name.clone_into(&mut self.name);
+        self.call(echo).await
     }
 
     /// Ends the legacy session, when the server gave one; the connection stays.
@@ -200,8 +221,9 @@ impl Session {
         let meta = match self.era {
             Era::Legacy => String::new(),
             Era::Modern => format!(
-                r#"{}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN_REVISION}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{{"name":"bench","version":"1"}}}}"#,
-                if members.is_empty() { "" } else { "," }
+                r#"{}"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN_REVISION}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{{"name":"{}","version":"1"}}}}"#,
+                if members.is_empty() { "" } else { "," },
+                self.name
             ),
         };
         (id, format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{meta}}}}}"#))

@@ -10,6 +10,7 @@
 //! Everything runs on loopback, for a bounded time, and only processes started here are stopped.
 
 mod client;
+mod crowd;
 mod figures;
 mod histogram;
 mod load;
@@ -84,6 +85,8 @@ enum Command {
     Load(LoadArgs),
     /// Measure everything and write the record
     Run(run::Args),
+    /// Hold thousands of legacy sessions, each with an open stream, under load
+    Sessions(crowd::Args),
     /// Compare the two runtime models of the minimal proxy
     RuntimeModel {
         /// Paired runs
@@ -197,6 +200,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run(args) => run::run(&args),
+        Command::Sessions(args) => crowd::run(&args, seconds(args.hold())?),
         Command::RuntimeModel { pairs, duration, sessions, patience, quick } => {
             let smoke = runtime_model::Options {
                 pairs: 1,
