@@ -5,7 +5,7 @@ use crate::{
     handle::Lease,
     http_client::Worker,
     instance::CallEnd,
-    link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange},
+    link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange, inbound::awaited_task},
 };
 use bytes::Bytes;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -71,6 +71,8 @@ pub(crate) struct Prepared {
     pub(crate) bytes: Bytes,
     pub(crate) mcp_name: Option<HeaderValue>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The task whose result it waits for.
+    pub(crate) task: Option<Box<str>>,
 }
 
 /// The answer to a request.
@@ -207,6 +209,8 @@ pub struct Exchange {
     done: bool,
     /// When it began, for as long as its instance is still to hear how it ends.
     measured: Option<Instant>,
+    /// The task whose result it waits for.
+    task: Option<Box<str>>,
     /// Held for as long as the call lasts.
     _lease: Option<Lease>,
 }
@@ -234,6 +238,7 @@ impl Exchange {
             None => outbound.edits.apply(outbound.frame.bytes()),
         };
         let method = outbound.frame.method_class();
+        let task = awaited_task(method, &bytes);
         let prepared = Prepared {
             id,
             method,
@@ -245,6 +250,7 @@ impl Exchange {
             bytes,
             mcp_name: outbound.mcp_name,
             headers: outbound.headers,
+            task: task.clone(),
         };
         let link = OnLink::new(link);
         let (deadline, idle) = (outbound.deadline, outbound.idle);
@@ -264,6 +270,7 @@ impl Exchange {
                 questions: OpenQuestions::default(),
                 done: false,
                 measured: is_measured.then_some(began),
+                task,
                 _lease: lease,
             })
         };
@@ -318,6 +325,7 @@ impl Exchange {
             Ok(Ok(Some(Item::Final(answer)))) => {
                 self.done = true;
                 self.report(|| end_of(&answer));
+                self.note_task(&answer);
                 Ok(Some(Item::Final(answer)))
             }
             Ok(Ok(message)) => {
@@ -340,6 +348,15 @@ impl Exchange {
             // A person may have been waited for.
             let latency = (!self.questions.were_any()).then(|| began.elapsed());
             self.link.link.instance().report(end(), latency);
+        }
+    }
+
+    /// The link hears how its tasks are.
+    fn note_task(&self, answer: &Final) {
+        match (self.method, &self.task) {
+            (Method::TasksGet | Method::TasksCancel, _) => self.link.link.tasks.heard(&answer.frame),
+            (Method::TasksResult, Some(own)) => self.link.link.tasks.end(own),
+            _ => {}
         }
     }
 

@@ -406,10 +406,29 @@ impl ServerHandle {
         Some(open)
     }
 
+    /// A link that is open and that `want` may listen on, whatever its other users can be asked: where no other can be
+    /// opened. A subscription needs nothing of a link but that it is not kept from the caller.
+    pub(crate) fn lease_of_others(&self, want: &Want) -> Option<Lease> {
+        let view = self.0.view.load();
+        let key = self.key_for(&view, want).ok().flatten()?;
+        let may_use = |other: &LinkKey| other.era == key.era && other.share == key.share && other.roots == key.roots;
+        let pools = self.0.pools.load();
+        // One that listeners use already, as every key is told of a resource for itself.
+        let mut open: Vec<_> = pools.iter().filter(|(other, _)| may_use(other)).collect();
+        open.sort_by_key(|(other, _)| !self.0.watches.is_carried(other));
+        let link = open.iter().find_map(|(_, pool)| {
+            pool.links.load().iter().find(|link| !link.is_closed() && !link.is_haunted()).cloned()
+        })?;
+        self.0.instance.enter();
+        // Not noted as a use: a listener is asked nothing, and nothing outside its subscription is told to it.
+        Some(Lease { link, pool: None, shared: Arc::clone(&self.0) })
+    }
+
     async fn wait_for_lease(&self, want: &Want, counted: Counted) -> Result<Lease, LeaseError> {
         let shared = &self.0;
         let opening_until = want.deadline.min(Instant::now() + shared.server.timeout.start);
         let mut last_try = false;
+        let mut full = None;
         loop {
             let view = shared.view.load();
             let Some(key) = self.key_for(&view, want)? else {
@@ -434,7 +453,8 @@ impl ServerHandle {
             }
             drop(view);
             if last_try {
-                return Err(at_capacity("every session it may have is in use".to_owned()).into());
+                let why = full.unwrap_or_else(|| at_capacity("every session it may have is in use".to_owned()));
+                return Err(why.into());
             }
             let era = key.era;
             match self.open(key, exclusive, opening_until).await {
@@ -445,6 +465,7 @@ impl ServerHandle {
                     let pool = pool.expect("invariant: checked in the guard");
                     let until = want.deadline.min(Instant::now() + LINK_WAIT);
                     last_try = timeout_at(until, pool.freed.notified()).await.is_err();
+                    full = Some(error);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -581,8 +602,19 @@ fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {
         link.used_by(user);
         return Some(Arc::clone(link));
     }
+    // Whoever had it before may have given its call up on it just now: that shows once it is taken.
+    let take = |link: &&Arc<Link>| {
+        if link.is_closed() || link.is_haunted() || !link.try_occupy(user) {
+            return false;
+        }
+        let haunted = link.is_haunted();
+        if haunted {
+            link.vacate();
+        }
+        !haunted
+    };
     // The link the client had last keeps what the server remembers of it.
     let mine = links.iter().filter(|link| link.last_user() == user);
     let others = links.iter().filter(|link| link.last_user() != user);
-    mine.chain(others).find(|link| !link.is_closed() && !link.is_haunted() && link.try_occupy(user)).cloned()
+    mine.chain(others).find(take).cloned()
 }

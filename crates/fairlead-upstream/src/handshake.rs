@@ -267,6 +267,7 @@ impl Opening<'_> {
             bytes: message::request(&id.to_string(), method.as_str(), params),
             mcp_name: None,
             headers,
+            task: None,
         };
         let asked = async {
             let mut exchange = match wire {

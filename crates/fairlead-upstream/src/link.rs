@@ -11,6 +11,7 @@ mod salvage;
 pub(crate) mod sse;
 mod sse_endpoint;
 pub(crate) mod stdio;
+pub(crate) mod tasks;
 pub(crate) mod websocket;
 
 use crate::{exchange::Prepared, http_client::Worker, instance::Instance};
@@ -175,6 +176,8 @@ pub struct Link {
     last_used_ms: AtomicU64,
     /// Until when something lives on it, in milliseconds after it was opened.
     kept_until_ms: AtomicU64,
+    /// The tasks that run on it.
+    pub(crate) tasks: tasks::Tasks,
 }
 
 /// How long a server may take to accept a message that has no answer.
@@ -200,6 +203,7 @@ impl Link {
             opened: Instant::now(),
             last_used_ms: AtomicU64::new(0),
             kept_until_ms: AtomicU64::new(0),
+            tasks: tasks::Tasks::default(),
         }
     }
 
@@ -222,11 +226,18 @@ impl Link {
     }
 
     /// Notes that a task of a client lives on the link: for so long it is not closed because nobody uses it, and
-    /// what the server asks in its name is not taken for a question of another call.
-    pub fn keep_for(&self, time: Duration) {
+    /// what the server asks in its name is not taken for a question of another call. Until the server is heard to say
+    /// that the task is over, the link does not make room for another one either. `own`: what the server calls it.
+    pub fn keep_for(&self, own: &str, time: Duration) {
         self.inbound.note_task();
+        self.tasks.begin(own, time);
         let until = u64::try_from((self.opened.elapsed() + time).as_millis()).unwrap_or(u64::MAX);
         self.kept_until_ms.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Notes that a task is over, or given up.
+    pub fn task_ended(&self, own: &str) {
+        self.tasks.end(own);
     }
 
     /// Whether something lives on it.

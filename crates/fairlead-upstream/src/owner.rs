@@ -408,6 +408,9 @@ impl Owner {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
             }
             LinkEvent::TaskStatus { link, frame } => {
+                if let Some(link) = self.links().iter().find(|open| open.id == link) {
+                    link.tasks.heard(&frame);
+                }
                 let _ = self.shared.events.send(ServerEvent::TaskStatus { link, frame });
             }
             LinkEvent::Declined => {

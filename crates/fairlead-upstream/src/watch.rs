@@ -179,7 +179,13 @@ impl ServerHandle {
     ) -> Result<(Watch, T), WatchError> {
         let until = want.deadline.min(Instant::now() + self.0.server.timeout.start);
         // The lease opens a link where there is none, and keeps it until it is seen to be in use.
-        let lease = self.lease(want).await.map_err(|error| match error {
+        let lease = match self.lease(want).await {
+            Err(LeaseError::Upstream(error)) if error.kind == UpstreamErrorKind::AtCapacity => {
+                self.lease_of_others(want).ok_or(LeaseError::Upstream(error))
+            }
+            lease => lease,
+        };
+        let lease = lease.map_err(|error| match error {
             LeaseError::NeedsRoots => WatchError::NeedsRoots,
             LeaseError::Upstream(error) => WatchError::Upstream(error),
         })?;
@@ -270,7 +276,7 @@ impl Watches {
         keyed.wake.notify_one();
     }
 
-    fn is_carried(&self, key: &LinkKey) -> bool {
+    pub(crate) fn is_carried(&self, key: &LinkKey) -> bool {
         self.table().keys.get(key).is_some_and(|keyed| keyed.carrier.is_some())
     }
 

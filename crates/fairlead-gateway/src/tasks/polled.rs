@@ -15,7 +15,10 @@ use crate::{
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Exchange, Final, Item, Link, Purpose, Want};
 use fairlead_wire::{Era, Field, Frame, Kind, Method, list, message};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// What a call that only runs as a task has of it.
@@ -61,9 +64,10 @@ impl Polled {
     }
 
     /// The server has made the task.
-    fn made(&self, own: &str) {
+    fn made(&self, own: &str, ttl: Duration) {
         let mut state = self.state();
         let Some(link) = state.link.clone() else { return };
+        link.keep_for(own, ttl);
         state.behind = Some(Behind { link, own: own.into(), is_over: false });
     }
 
@@ -87,6 +91,7 @@ impl Drop for Behind {
             // Nobody waits for the answer.
             self.link.ask_soon(Method::TasksCancel.as_str(), &params);
         }
+        self.link.task_ended(&self.own);
     }
 }
 
@@ -117,7 +122,7 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
         return Begun::Answered { answer, link: era };
     };
     // From here on giving the call up gives the task up.
-    polled.made(&own);
+    polled.made(&own, call.endpoint.config.tasks.ttl);
     let handle = Handle {
         home: Home::Server(Era::Legacy),
         server: target.upstream.handle.name().as_str().into(),

@@ -120,7 +120,7 @@ fn made(
         return Some((StatusCode::OK, crate::response::refusal_bytes(Some(call.id()), &refusal)));
     };
     if let Some(over) = over {
-        over.keep_for(Duration::from_millis(ttl_ms.unwrap_or(u64::MAX).min(bounds.ttl_ms)));
+        over.keep_for(&own, Duration::from_millis(ttl_ms.unwrap_or(u64::MAX).min(bounds.ttl_ms)));
     }
     match (call.era, link) {
         (client, link) if client == link => {

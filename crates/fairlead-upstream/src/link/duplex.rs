@@ -13,7 +13,7 @@ use crate::{
     event::{End, LinkEvent},
     exchange::{Final, Item, Prepared},
     link::{
-        inbound::{AskedOf, Inbound, Verdict, awaited_task, task_of},
+        inbound::{AskedOf, Inbound, Verdict, task_of},
         salvage,
     },
 };
@@ -122,7 +122,7 @@ impl Duplex {
     pub(crate) async fn send(&self, prepared: Prepared) -> Result<DuplexExchange, UpstreamError> {
         let (items, receiver) = mpsc::channel(CALL_QUEUE);
         let method = prepared.method;
-        let task = awaited_task(method, &prepared.bytes);
+        let task = prepared.task;
         let call = InFlight { items, may_ask: method.may_ask(), is_listen: method == Method::Listen, task };
         self.pending.lock().expect("invariant: no panic under this lock").calls.insert(prepared.id, call);
         let exchange = DuplexExchange {

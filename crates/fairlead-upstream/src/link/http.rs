@@ -9,7 +9,7 @@ use crate::{
     event::LinkEvent,
     exchange::{Final, Item, Prepared},
     http_client::{HttpClients, Worker},
-    link::inbound::{Inbound, Verdict, awaited_task},
+    link::inbound::{Inbound, Verdict},
 };
 use answer::AnswerStream;
 use bytes::{Bytes, BytesMut};
@@ -93,7 +93,7 @@ impl HttpWire {
 
     pub(crate) fn send(&self, worker: Worker, prepared: Prepared) -> HttpExchange {
         let shared = Arc::clone(&self.shared);
-        let task = awaited_task(prepared.method, &prepared.bytes);
+        let task = prepared.task;
         let mut request = shared.post(prepared.bytes);
         let headers = request.headers_mut();
         if let Some(method) = prepared.mcp_method {

@@ -119,7 +119,7 @@ impl Owner {
                 continue;
             }
             let free = link.in_flight() == 0 && !link.is_occupied();
-            let haunted = free && link.is_haunted() && link.idle_for() > server.timeout.idle;
+            let haunted = free && link.tasks.len() == 0 && link.is_haunted() && link.idle_for() > server.timeout.idle;
             // A subscription is a use: what it brings comes over the link.
             let subscribed = self.carries(link.id);
             self.make_good(&link);

@@ -36,17 +36,25 @@ impl Owner {
         }
         let cap = self.shared.server.max_sessions;
         if self.links().len() + self.opening.len() >= cap && !self.close_an_idle_link(&key) {
-            let _ = reply.send(Err(UpstreamError::new(
-                UpstreamErrorKind::AtCapacity,
-                Outcome::NotMade,
-                format!("it has {cap} sessions, which is its limit (`max_sessions`)"),
-            )));
+            let _ =
+                reply.send(Err(UpstreamError::new(UpstreamErrorKind::AtCapacity, Outcome::NotMade, self.full(cap))));
             return;
         }
         self.open(key.clone(), false, Some(key.era));
         if let Some(waiting) = self.opening.get_mut(&key) {
             waiting.replies.push(reply);
         }
+    }
+
+    /// Why there is no room for another link.
+    fn full(&self, cap: usize) -> String {
+        let with_tasks = self.links().iter().filter(|link| link.tasks.len() > 0).count();
+        let tasks = match with_tasks {
+            0 => String::new(),
+            1 => ", and tasks run on one of them".to_owned(),
+            many => format!(", and tasks run on {many} of them"),
+        };
+        format!("it has {cap} sessions, which is its limit (`max_sessions`){tasks}")
     }
 
     /// Makes room for `key` by closing the link that was idle longest.
@@ -57,6 +65,8 @@ impl Owner {
             // Of its own key only one that no call is given: a question there could be of a call given up.
             .filter(|link| link.key() != key || link.is_haunted())
             .filter(|link| link.in_flight() == 0 && !link.is_occupied() && !self.carries(link.id))
+            // A process or a session takes its tasks with it.
+            .filter(|link| link.tasks.len() == 0)
             .max_by_key(|link| (!link.is_kept(), link.idle_for()));
         match idle {
             Some(link) => {

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
+mod at_capacity;
 mod bad_input;
 mod bounds;
 mod bridge_legacy;

@@ -79,10 +79,8 @@ impl Report {
             return;
         };
         let text = format!("{error:#}");
-        // Too many processes or parked calls: bounds are there to be reached. Where every process is wanted by others,
-        // one goes that has nothing but a task, and the task with it.
-        let lost = !job.server.http && ["there is no such task", "FL-1203"].iter().any(|word| text.contains(word));
-        if lost || [clients::BUSY, clients::DECLINED, "FL-1311"].iter().any(|code| text.contains(code)) {
+        // Too many processes or parked calls: bounds are there to be reached.
+        if [clients::BUSY, clients::DECLINED, "FL-1311"].iter().any(|code| text.contains(code)) {
             tally.busy += 1;
         } else if job.server.mortal && !text.contains("cannot connect") {
             tally.killed += 1;
