@@ -4,7 +4,7 @@
 mod transport;
 
 use crate::{
-    Config, Glob, Problem, Secret,
+    Config, Glob, Limits, Problem, Secret, ServerLimits,
     check::shorten,
     file::{
         AdminFile, ConfigFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile,
@@ -115,6 +115,7 @@ pub(crate) fn build(
             max_bytes: file.park.max_bytes.0,
             ttl: file.park.ttl.0,
         },
+        limits: Limits::build(file.limits),
         log: Log {
             level: file.log.level,
             format: match file.log.format {
@@ -306,6 +307,7 @@ impl Builder<'_> {
     fn rules(&mut self, name: &str, file: &mut ServerFile) -> ServerRules {
         let rules = std::mem::take(&mut file.tools.rules);
         ServerRules {
+            limits: ServerLimits::build(std::mem::take(&mut file.limits)),
             tools: rules.into_iter().filter_map(|(pattern, rule)| self.tool_rule(name, &pattern, rule)).collect(),
         }
     }

@@ -18,7 +18,6 @@ const NOT_YET_TOP: &[&str] = &[
     "console",
     "fleet",
     "inspect",
-    "limits",
     "policies",
     "policy",
     "registry",
@@ -40,7 +39,6 @@ const NOT_YET_SERVER: &[&str] = &[
     "grpc",
     "health",
     "instances",
-    "limits",
     "oauth",
     "openapi",
     "pool",
@@ -239,6 +237,8 @@ impl<'a> Checker<'a> {
             let text = match schema.get(leaf::KIND).and_then(Json::as_str) {
                 Some("duration" | "wait") => "a duration",
                 Some("size") => "a size",
+                Some("rate") => "a rate",
+                Some("quota") => "a quota",
                 _ => "text",
             };
             // Where other scalars are taken for text, text is what is meant.

@@ -57,6 +57,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("tasks", old.tasks != new.tasks),
         ("bridge", old.bridge != new.bridge),
         ("park", old.park != new.park),
+        ("limits", old.limits != new.limits),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

@@ -2,6 +2,7 @@
 //! is made from them, files are checked against that schema, and then read into them. What the
 //! program uses is [`crate::model`].
 
+use crate::limits::{LimitsFile, ServerLimitsFile};
 use crate::{
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     rules::ToolsFile,
@@ -42,6 +43,9 @@ pub struct ConfigFile {
     pub bridge: BridgeFile,
     /// Calls that wait for an answer of a client of revision 2026-07-28 to a server of an earlier one.
     pub park: ParkFile,
+    /// How often calls may be made, and how much may be used; `off`, or the word `recommended`. The guard against
+    /// identical calls is on in any case.
+    pub limits: LimitsFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -73,6 +77,7 @@ impl Default for ConfigFile {
             tasks: TasksFile::default(),
             bridge: BridgeFile::default(),
             park: ParkFile::default(),
+            limits: LimitsFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -459,6 +464,8 @@ pub struct ServerFile {
     pub protocol: Option<ProtocolFile>,
     /// The connection pool, for a server with a `url`.
     pub connections: ConnectionsFile,
+    /// How often it may be called, in place of what `limits` says of servers and tools.
+    pub limits: ServerLimitsFile,
     /// Configured but not used.
     pub disabled: bool,
 }
@@ -492,6 +499,7 @@ impl Default for ServerFile {
             max_message: SizeText(16 << 20),
             protocol: None,
             connections: ConnectionsFile::default(),
+            limits: ServerLimitsFile::default(),
             disabled: false,
         }
     }

@@ -1,7 +1,10 @@
 //! The texts of a configuration that mean something: durations, sizes, addresses, patterns. Each
 //! has one reader, used when the file is checked (for an error with a place) and when it is read.
 
-use crate::{Glob, HostPort, Secret, Url, UrlError};
+use crate::{
+    Glob, HostPort, Secret, Url, UrlError,
+    limits::{self, Quota, Rate},
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
@@ -36,6 +39,8 @@ pub(crate) fn check(kind: &str, text: &str) -> Result<(), Misfit> {
         "pattern" => glob(text).map(drop),
         "url" => url(text).map(drop),
         "host_port" => host_port(text).map(drop),
+        "rate" => rate(text).map(drop),
+        "quota" => quota(text).map(drop),
         _ => Ok(()),
     }
 }
@@ -134,6 +139,22 @@ fn host_port(text: &str) -> Result<HostPort, Misfit> {
         .ok_or_else(|| Misfit { message: "this is not an address to connect to".into(), hint: hint.into() })
 }
 
+fn rate(text: &str) -> Result<Option<Rate>, Misfit> {
+    limits::rate(text).ok_or_else(|| Misfit {
+        message: "this is not a rate".into(),
+        hint:
+            "write a count and `s`, `min` or `h`, for example `100/min`, `10/s burst 50` or `100/min sliding`, or `off`"
+                .into(),
+    })
+}
+
+fn quota(text: &str) -> Result<Option<Quota>, Misfit> {
+    limits::quota(text).ok_or_else(|| Misfit {
+        message: "this is not a quota".into(),
+        hint: "write a number of units and `day` or `month`, for example `10000/day`, or `off`".into(),
+    })
+}
+
 macro_rules! leaf {
     ($(#[$doc:meta])* $name:ident($inner:ty) $kind:literal $read:expr, $write:expr, $schema:expr) => {
         $(#[$doc])*
@@ -214,6 +235,23 @@ leaf! {
     /// An absolute `http`, `https`, `ws` or `wss` URL.
     UrlText(Url) "url" url, ToString::to_string,
     json_schema!({ "examples": ["https://crm.example.com/mcp"] })
+}
+
+leaf! {
+    /// A rate: a count and `s`, `min` or `h`, with `burst N` or `sliding` behind it, a class (`generation`, `lookup`),
+    /// or `off`.
+    RateText(Option<Rate>) "rate" rate, write_or_off,
+    json_schema!({ "examples": ["100/min", "10/s burst 50", "1000/h sliding", "off"] })
+}
+
+leaf! {
+    /// A quota: a number of units and `day` or `month`, or `off`.
+    QuotaText(Option<Quota>) "quota" quota, write_or_off,
+    json_schema!({ "examples": ["10000/day", "100000/month", "off"] })
+}
+
+fn write_or_off<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
 }
 
 fn write_duration(duration: &Duration) -> String {

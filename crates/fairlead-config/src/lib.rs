@@ -15,6 +15,7 @@ pub mod glob;
 pub mod import;
 pub mod install;
 pub mod leaf;
+pub mod limits;
 mod load;
 pub mod model;
 pub mod problem;
@@ -28,6 +29,7 @@ mod tree;
 pub use diff::{Diff, diff};
 pub use file::{ConfigFile, schema};
 pub use glob::{Glob, GlobError};
+pub use limits::{Limits, Period, Quota, Rate, ServerLimits, Shape};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{
     Admin, Bridge, Catalog, Config, Connections, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,

@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Glob, Problem, Secret, ServerRules};
+use crate::{Glob, Limits, Problem, Secret, ServerRules};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -27,6 +27,8 @@ pub struct Config {
     pub bridge: Bridge,
     /// Calls that wait for an answer of their modern client.
     pub park: Park,
+    /// How often calls may be made, and how much may be used.
+    pub limits: Limits,
     /// Logging.
     pub log: Log,
     /// Worker threads.

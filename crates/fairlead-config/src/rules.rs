@@ -5,7 +5,8 @@
 
 use crate::{
     Glob,
-    leaf::{DurationText, PatternText},
+    leaf::{DurationText, PatternText, RateText},
+    limits::{Rate, ServerLimits},
 };
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -23,6 +24,14 @@ pub struct ToolRuleFile {
     /// its annotations say (`readOnlyHint` or `idempotentHint`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeatable: Option<bool>,
+    /// How often each of them may be called, all callers together: a rate, a class (`generation`: 10/min, `lookup`:
+    /// 1000/min), or `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<RateText>,
+    /// What a call takes out of the quotas. Default: 1.
+    #[schemars(range(max = 1_000_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
 /// How long calls of a tool may take.
@@ -40,6 +49,8 @@ pub struct ToolTimeoutFile {
 /// What the gateway does with the calls of one server.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServerRules {
+    /// How often it may be called.
+    pub limits: ServerLimits,
     /// By patterns on the server's own names, in the order they are written.
     pub tools: Vec<(Glob, ToolRule)>,
 }
@@ -68,6 +79,10 @@ pub struct ToolRule {
     pub call_timeout: Option<Duration>,
     /// Whether it may be called again when the outcome of the first call is not known.
     pub repeatable: Option<bool>,
+    /// How often it may be called; `Some(None)` as often as one likes.
+    pub limit: Option<Option<Rate>>,
+    /// What a call takes out of the quotas.
+    pub cost: Option<u32>,
 }
 
 impl ToolRule {
@@ -77,6 +92,8 @@ impl ToolRule {
             idle_timeout: over.idle_timeout.or(self.idle_timeout),
             call_timeout: over.call_timeout.or(self.call_timeout),
             repeatable: over.repeatable.or(self.repeatable),
+            limit: over.limit.or(self.limit),
+            cost: over.cost.or(self.cost),
         }
     }
 }
@@ -88,6 +105,8 @@ impl From<ToolRuleFile> for ToolRule {
             idle_timeout: timeout.idle.map(|written| written.0),
             call_timeout: timeout.call.map(|written| written.0),
             repeatable: file.repeatable,
+            limit: file.limit.map(|RateText(rate)| rate),
+            cost: file.cost,
         }
     }
 }
@@ -117,6 +136,7 @@ mod tests {
             (Glob::new(pattern).expect("a pattern"), rule)
         };
         let rules = ServerRules {
+            limits: ServerLimits::default(),
             tools: vec![said("*", Some(1), None), said("get_*", Some(2), Some(true)), said("get_x", None, Some(false))],
         };
         let got = |name: &str| {

@@ -89,6 +89,12 @@ pub enum Code {
     NameClash = 1404,
     /// The address cannot be listened on.
     CannotListen = 1405,
+    /// A rate limit is reached.
+    RateLimited = 1501,
+    /// A quota is used up.
+    QuotaSpent = 1502,
+    /// The same call was made by the same caller too often.
+    RunawayLoop = 1503,
     /// Something inside the gateway went wrong.
     Internal = 1999,
 }
@@ -157,6 +163,9 @@ table! {
     DataDir 500 -32603 "the data directory cannot be used"
     NameClash 500 -32603 "two servers claim one name"
     CannotListen 500 -32603 "the address cannot be listened on"
+    RateLimited 429 -31429 "a rate limit is reached"
+    QuotaSpent 429 -31429 "a quota is used up"
+    RunawayLoop 429 -31429 "the same call too often"
     Internal 500 -32603 "internal error"
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong on a call: what the gateway refuses, and what failed upstream.
 
 use crate::code::Code;
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 /// A denied outcome: the gateway itself says no. The sentence is safe to show to any caller.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -13,19 +13,28 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// Raw JSON for the error's `data`, where the protocol defines one.
     pub data: Option<Box<str>>,
+    /// When asking again may help, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// A refusal with a sentence for the caller.
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), data: None }
+        Self { code, message: message.into(), data: None, retry_after: None }
     }
 
     /// Adds the protocol's `data` member (raw JSON).
     #[must_use]
     pub fn with_data(mut self, raw_json: impl Into<Box<str>>) -> Self {
         self.data = Some(raw_json.into());
+        self
+    }
+
+    /// Says when asking again may help.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
         self
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     questions::{Asked, Questions, may_be_asked},
     record, replay,
     resolve::Target,
-    response::{call_refusal_bytes, json, modern_status, refuse_call, stream},
+    response::{call_refusal_bytes, json, modern_status, refuse, refuse_call, stream},
     roots,
     session::{self, CallControl},
     shape, tasks,
@@ -123,6 +123,10 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
         Begun::Failed(error) => {
             record::failure(&call, &target, &error);
             refuse_call(call.era, Some(call.id()), &error.to_refusal(target.upstream.handle.name().as_str()))
+        }
+        Begun::Refused(refusal) => {
+            record::call(&call, &target, CallStatus::Refused(refusal.code));
+            refuse(Some(call.id()), &refusal)
         }
         Begun::Spoke { exchange, frame } if park::is_question(&call, &exchange, &frame) => {
             match Box::pin(park::ask(&call, &target, exchange, frame, None, &mut said)).await {
@@ -291,6 +295,7 @@ impl Telling {
                 }
                 Begun::Answered { answer, link } => return self.finish(&answer, link).await,
                 Begun::Failed(error) => return self.fail(&error).await,
+                Begun::Refused(refusal) => return self.refuse(&refusal).await,
                 Begun::NeedsRoots if may_need_roots => {
                     may_need_roots = false;
                     roots::ask(&self.call, &self.voice).await;

@@ -5,7 +5,7 @@
 
 use crate::{bridge, call::Call, replay, resolve::Target, tasks};
 use fairlead_config::Share;
-use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
+use fairlead_core::{Outcome, Refusal, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Avoid, Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
 use fairlead_wire::{Era, Field, Frame, Method, header};
 use http::{HeaderName, HeaderValue};
@@ -34,6 +34,8 @@ pub(crate) enum Begun {
     NeedsRoots,
     /// The server cannot be reached, or failed.
     Failed(UpstreamError),
+    /// The gateway does not make the call.
+    Refused(Box<Refusal>),
 }
 
 /// What keeps the caller's link apart from others', by the server's configuration.
@@ -87,6 +89,12 @@ fn counts_from(call: &Call) -> Instant {
 
 /// Sends the call and waits for the first thing that comes back, at most until `quiet_until`.
 pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) -> Begun {
+    // Here, so that what is answered without the server counts for nothing, and a second try not twice.
+    if let Some(limits) = &target.upstream.limits
+        && let Err(refusal) = Box::pin(limits.server(call, target)).await
+    {
+        return Begun::Refused(Box::new(refusal));
+    }
     if let Some(tasks::Asked::Polled(_)) = call.task.as_deref() {
         return Box::pin(tasks::begin_polled(call, target, quiet_until)).await;
     }

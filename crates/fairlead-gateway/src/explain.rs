@@ -103,6 +103,9 @@ impl Gateway {
             self.explain_disabled(name, &mut steps);
             return steps;
         };
+        for text in endpoint.limits.explain() {
+            steps.push(step("admit", None, text));
+        }
         explain_server(upstream, &mut steps);
         if route.is_none() {
             explain_hidden(endpoint, &merged, upstream, name, &mut steps);
@@ -193,6 +196,9 @@ fn explain_server(upstream: &Upstream, steps: &mut Vec<Step>) {
     let in_flight = upstream.handle.in_flight();
     let limit = upstream.handle.config().max_calls;
     steps.push(step("limits", Some(in_flight < limit), format!("{in_flight} of {limit} calls in flight")));
+    for text in upstream.limits.iter().flat_map(|limits| limits.explain()) {
+        steps.push(step("limits", None, text));
+    }
 }
 
 fn explain_hidden(

@@ -78,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) watching: crate::watching::Watching,
     /// What is known of tasks (the protocol's).
     pub(crate) task_state: crate::tasks::Tasks,
+    /// What was counted under the limits.
+    pub(crate) limits: crate::limits::State,
     /// Streams that outlive their connections.
     pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
@@ -126,6 +128,8 @@ pub struct Counts {
     pub subscriptions: usize,
     /// Tasks that are remembered.
     pub tasks: usize,
+    /// Callers and other keys that limits are counted for.
+    pub limit_keys: usize,
 }
 
 impl Gateway {
@@ -152,6 +156,7 @@ impl Gateway {
             inlets: crate::sse_door::Inlets::default(),
             connections: Mutex::default(),
             watching: crate::watching::Watching::default(),
+            limits: crate::limits::State::new(&config.limits),
             replays: Arc::default(),
             environment,
             metrics,
@@ -228,10 +233,16 @@ impl Gateway {
                     handle: running.handle().clone(),
                     metrics: self.0.metrics.server(running.handle().name().as_str()),
                     rules: Arc::new(Rules::new(config.rules.get(running.handle().name()))),
+                    limits: self.0.limits.of_server(
+                        &config.limits,
+                        running.handle().name(),
+                        config.rules.get(running.handle().name()),
+                    ),
                 })
                 .collect()
         };
         self.0.sessions.configure(&config.sessions);
+        self.0.limits.configure(&config.limits);
         self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics)));
     }
 
@@ -332,7 +343,14 @@ impl Gateway {
             questions: self.0.questions.len(),
             subscriptions: self.0.watching.len(),
             tasks: self.0.task_state.table.len(),
+            limit_keys: self.0.limits.keys(),
         }
+    }
+
+    /// Calls refused so far by each limit: its name, its level, how many.
+    #[must_use]
+    pub fn limit_refusals(&self) -> Vec<(String, &'static str, u64)> {
+        self.0.limits.refusals()
     }
 
     /// Whether requests are answered: from the start until a drain begins. Servers that are down do

@@ -2,7 +2,7 @@
 //! of 2026-07-28.
 
 use crate::{
-    answer, body::Body, call::Call, capabilities, gateway::Gateway, response::json, session::SessionError,
+    answer, body::Body, call::Call, capabilities, gateway::Gateway, limits, response::json, session::SessionError,
     snapshot::Endpoint, tasks,
 };
 use fairlead_core::{Caller, Code, Refusal};
@@ -44,11 +44,13 @@ pub(crate) async fn initialize(
             server.handle.refresh(Era::Legacy, declared);
         }
     }
-    let session = gateway.sessions().open(revision, declared, caller, &endpoint.path).map_err(|error| match error {
-        SessionError::TooMany | SessionError::Unknown => {
-            Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
-        }
-    })?;
+    let caller = limits::named(caller, frame);
+    let session =
+        gateway.sessions().open(revision, declared, &caller, &endpoint.path).map_err(|error| match error {
+            SessionError::TooMany | SessionError::Unknown => {
+                Refusal::new(Code::TooManySessions, "there are as many sessions as `sessions.max` allows")
+            }
+        })?;
     let has_tasks = keeps && tasks::knows_tasks(revision);
     let result = match capabilities::same_era_peer(endpoint, Era::Legacy) {
         Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer, has_tasks), revision),

@@ -23,6 +23,7 @@ mod explain;
 mod gateway;
 mod hello;
 mod identify;
+mod limits;
 mod list_notices;
 mod list_page;
 mod listen;

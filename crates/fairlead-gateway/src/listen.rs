@@ -17,13 +17,13 @@ use fairlead_upstream::Worker;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
-    /// A network listener.
-    Public,
+    /// A network listener, with the address of the other side.
+    Public(IpAddr),
     /// The Unix socket in the data directory: its permissions are the check.
     Control,
 }
@@ -50,7 +50,7 @@ async fn route(
 ) -> Result<Response<Body>, Refusal> {
     let snapshot = gateway.snapshot();
     let seen = Seen::of(&head.headers);
-    if door == Door::Public {
+    if matches!(door, Door::Public(_)) {
         origin::check(&seen, &head.uri, &snapshot.config.listen)?;
     }
     let path = head.uri.path();
@@ -60,7 +60,7 @@ async fn route(
         }
         return Box::pin(other_transport(gateway, worker, door, &snapshot, head, body)).await;
     };
-    let caller = identify::caller(&head.headers);
+    let caller = identify::caller(&head.headers, door);
     match head.method {
         Method::POST => {
             check_media(&head.headers, &seen)?;
@@ -91,7 +91,7 @@ async fn other_transport(
             "no such path; MCP is served on /mcp, /mcp/{toolset} and /servers/{server}/mcp",
         ));
     };
-    let caller = identify::caller(&head.headers);
+    let caller = identify::caller(&head.headers, door);
     let opened =
         |caller| Opened { gateway: gateway.clone(), worker, path: endpoint.path.clone(), caller, counted: false };
     match (transport, head.method.clone()) {
@@ -104,7 +104,7 @@ async fn other_transport(
             found.take(&bytes).await
         }
         // What comes over the Unix socket is carried by HTTP alone.
-        (Transport::WebSocket, _) if door == Door::Public => ws_door::handshake(opened(caller), head),
+        (Transport::WebSocket, _) if matches!(door, Door::Public(_)) => ws_door::handshake(opened(caller), head),
         (Transport::WebSocket, _) => Err(Refusal::new(Code::UnknownPath, "there is no WebSocket on this socket")),
         _ => Err(Refusal::new(Code::HttpMethod, "HTTP+SSE is a GET of its stream and POSTs to where that says")),
     }

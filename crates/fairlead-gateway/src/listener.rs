@@ -19,7 +19,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -105,7 +105,7 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
             }
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let config = gateway.config();
                 // The limit is shared out evenly: the kernel spreads connections over the listeners.
                 let limit = config.listen.max_connections.div_ceil(config.workers.max(1));
@@ -116,7 +116,7 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
                 let _ = stream.set_nodelay(true);
                 #[cfg(target_os = "linux")]
                 let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MS);
-                serving.spawn(connection(gateway.clone(), worker, stream, entered));
+                serving.spawn(connection(gateway.clone(), worker, stream, peer.ip(), entered));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -136,15 +136,16 @@ const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
 ///
 /// The choice is made by a look at the first bytes. (A builder that serves both keeps the room of both:
 /// measured, an idle connection then takes 28 KiB instead of 20.)
-async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, entered: Entered) {
+async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, from: IpAddr, entered: Entered) {
+    let door = Door::Public(from.to_canonical());
     let connection = Arc::clone(&entered.connection);
     let http2 = tokio::select! {
         http2 = is_http2(&stream) => http2,
         () = connection.ended() => return tracing::debug!("closed a connection that said nothing in time"),
     };
     match http2 {
-        Ok(true) => Box::pin(http2_connection(gateway, worker, stream, connection)).await,
-        Ok(false) => http1_connection(gateway, worker, stream, connection).await,
+        Ok(true) => Box::pin(http2_connection(gateway, worker, stream, door, connection)).await,
+        Ok(false) => http1_connection(gateway, worker, stream, door, connection).await,
         Err(error) => tracing::debug!(%error, "a connection ended before it said anything"),
     }
 }
@@ -164,13 +165,19 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn http1_connection(gateway: Gateway, worker: Worker, stream: TcpStream, connection: Arc<Connection>) {
+async fn http1_connection(
+    gateway: Gateway,
+    worker: Worker,
+    stream: TcpStream,
+    door: Door,
+    connection: Arc<Connection>,
+) {
     let max_header_bytes = gateway.config().listen.max_header_bytes;
     let mut builder = http1::Builder::new();
     // (Its own limit of 100 headers is kept: setting it moves them to the heap.)
     // What a client does not read waits in our own bounded queues. (`pipeline_flush` would lift this bound.)
     builder.max_buf_size(max_header_bytes.max(8192));
-    let service = Service { gateway, worker, connection: Arc::clone(&connection) };
+    let service = Service { gateway, worker, door, connection: Arc::clone(&connection) };
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     tokio::select! {
         biased;
@@ -185,7 +192,13 @@ async fn http1_connection(gateway: Gateway, worker: Worker, stream: TcpStream, c
     }
 }
 
-async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, connection: Arc<Connection>) {
+async fn http2_connection(
+    gateway: Gateway,
+    worker: Worker,
+    stream: TcpStream,
+    door: Door,
+    connection: Arc<Connection>,
+) {
     let config = gateway.config();
     let listen = &config.listen;
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -194,7 +207,7 @@ async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, c
         .max_header_list_size(u32::try_from(listen.max_header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(listen.idle_timeout)
         .keep_alive_timeout(listen.header_timeout);
-    let service = Service { gateway, worker, connection: Arc::clone(&connection) };
+    let service = Service { gateway, worker, door, connection: Arc::clone(&connection) };
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = serving.as_mut() => return note_end(ended),
@@ -208,6 +221,7 @@ async fn http2_connection(gateway: Gateway, worker: Worker, stream: TcpStream, c
 struct Service {
     gateway: Gateway,
     worker: Worker,
+    door: Door,
     connection: Arc<Connection>,
 }
 
@@ -219,10 +233,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.connection.request();
         let answering = Answering(Some(Arc::clone(&self.connection)));
-        let (gateway, worker) = (self.gateway.clone(), self.worker);
+        let (gateway, worker, door) = (self.gateway.clone(), self.worker, self.door);
         // Boxed, so that an idle connection does not carry the room of a request.
         Box::pin(async move {
-            let mut response = listen::serve(&gateway, worker, Door::Public, request).await;
+            let mut response = listen::serve(&gateway, worker, door, request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS
                 && let Some(upgrade) = response.extensions_mut().remove()
                 && let Some(connection) = &answering.0

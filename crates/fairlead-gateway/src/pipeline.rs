@@ -8,7 +8,7 @@ use crate::{
     call::Call,
     capabilities,
     gateway::Gateway,
-    hello, list_page, listen, listening, park, relay, replay, resolve,
+    hello, limits, list_page, listen, listening, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
     seen::{Once, Seen},
     session::{Session, SessionError},
@@ -322,7 +322,7 @@ impl Entry<'_> {
             worker: self.worker,
             endpoint: Arc::clone(self.endpoint),
             era,
-            caller: self.caller.clone(),
+            caller: limits::caller(self.endpoint, &self.caller, session.as_deref(), &frame, self.headers),
             capabilities,
             user,
             session,
@@ -388,6 +388,15 @@ async fn know_who_serves(call: &Call) {
 
 /// The way of a call: find its server, send it there, bring back what comes.
 async fn forward(call: Box<Call>) -> Response<Body> {
+    // Before anything is looked up: who may not call now costs no more than to say so.
+    if let Err(refusal) = limits::repeats(&call) {
+        return refused(&call, &refusal);
+    }
+    if call.endpoint.limits.admits()
+        && let Err(refusal) = Box::pin(limits::admit(&call)).await
+    {
+        return refused(&call, &refusal);
+    }
     let find = |call: &Call| {
         resolve::target(call).and_then(|mut target| {
             resolve::check_param_headers(call, &mut target)?;
@@ -420,6 +429,12 @@ async fn forward(call: Box<Call>) -> Response<Body> {
     }
     match target {
         Ok(mut target) => {
+            // Now that it is known what is called: what a tool allows, and what the call costs.
+            if limits::concern(&call, &target)
+                && let Err(refusal) = Box::pin(limits::tool(&call, &target)).await
+            {
+                return refused(&call, &refusal);
+            }
             let mut call = call;
             if tasks::concerns(&call, &target) {
                 tasks::prepare(&mut call, &mut target);
@@ -430,15 +445,18 @@ async fn forward(call: Box<Call>) -> Response<Body> {
             }
             answer::respond(call, target).await
         }
-        Err(refusal) if refusal.code == Code::HeaderMismatch => {
-            call.gateway.metrics().refused(refusal.code);
-            refuse(Some(call.id()), &refusal)
-        }
+        Err(refusal) if refusal.code == Code::HeaderMismatch => refused(&call, &refusal),
         Err(refusal) => {
             call.gateway.metrics().refused(refusal.code);
             refuse_call(call.era, Some(call.id()), &refusal)
         }
     }
+}
+
+/// A refusal that has an HTTP status of its own.
+fn refused(call: &Call, refusal: &Refusal) -> Response<Body> {
+    call.gateway.metrics().refused(refusal.code);
+    refuse(Some(call.id()), refusal)
 }
 
 /// A method of an extension that is served over several servers, or across eras.

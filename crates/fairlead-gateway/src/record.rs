@@ -18,6 +18,9 @@ pub(crate) fn status_of(frame: &Frame) -> CallStatus {
 pub(crate) fn call(call: &Call, target: &Target, status: CallStatus) {
     let method = call.frame.method_class();
     let tool = if method == Method::ToolsCall { target.name.as_deref() } else { None };
+    if let Some(limits) = &target.upstream.limits {
+        limits.note(status);
+    }
     target.upstream.metrics.record(&CallRecord { method, tool, status, duration: call.started.elapsed() });
 }
 

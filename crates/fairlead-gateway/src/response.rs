@@ -77,7 +77,12 @@ pub(crate) fn refuse(id: Option<&str>, refusal: &Refusal) -> Response<Body> {
     let status = StatusCode::from_u16(refusal.code.info().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, refusal_bytes(id, refusal));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let after = match refusal.retry_after {
+            // Whole seconds, and never too early.
+            Some(after) => HeaderValue::from(after.as_secs() + u64::from(after.subsec_nanos() > 0)),
+            None => HeaderValue::from_static("1"),
+        };
+        response.headers_mut().insert(header::RETRY_AFTER, after);
     }
     response
 }

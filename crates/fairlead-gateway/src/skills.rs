@@ -280,6 +280,7 @@ async fn finish(begun: Begun) -> Result<(Final, Era), UpstreamError> {
     let (exchange, first) = match begun {
         Begun::Answered { answer, link } => return Ok((answer, link)),
         Begun::Failed(error) => return Err(error),
+        Begun::Refused(refusal) => return Err(crate::limits::as_error(&refusal)),
         Begun::NeedsRoots => {
             let what = "it follows roots; call one of its tools first";
             return Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, what));

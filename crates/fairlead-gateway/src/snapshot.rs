@@ -1,6 +1,10 @@
 //! The compiled configuration: immutable, swapped whole. A call finishes on the snapshot it began with.
 
-use crate::{merged::Merged, rules::Rules};
+use crate::{
+    limits::{Limits, ServerLimits},
+    merged::Merged,
+    rules::Rules,
+};
 use arc_swap::ArcSwap;
 use fairlead_config::{Config, ResourceUris, Toolset};
 use fairlead_core::ServerName;
@@ -25,6 +29,8 @@ pub(crate) struct Upstream {
     pub(crate) handle: ServerHandle,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) rules: Arc<Rules>,
+    /// How often it may be called, where that is limited.
+    pub(crate) limits: Option<Arc<ServerLimits>>,
 }
 
 impl fmt::Debug for Upstream {
@@ -53,6 +59,8 @@ pub(crate) struct Endpoint {
     pub(crate) servers: Vec<Upstream>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
+    /// How often calls may be made.
+    pub(crate) limits: Limits,
     /// For each server whether a toolset showed something of it when its lists changed last.
     shown: Vec<AtomicBool>,
     /// Whose skill is whose.
@@ -73,6 +81,7 @@ impl Endpoint {
             view,
             shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,
+            limits: Limits::new(&config.limits),
             config,
             metrics,
             skills: crate::skills::Roots::default(),

@@ -102,6 +102,10 @@ impl Gauges for Watched {
         out.open_questions(counts.questions);
         out.subscriptions(counts.subscriptions);
         out.tasks(counts.tasks);
+        out.limit_keys(counts.limit_keys);
+        for (limit, level, count) in gateway.limit_refusals() {
+            out.limit_refusals(&limit, level, count);
+        }
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

@@ -18,6 +18,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ("fairlead-config", &["fairlead-core", "fairlead-wire"]),
     ("fairlead-store", &["fairlead-core", "fairlead-wire"]),
     ("fairlead-observe", &["fairlead-core", "fairlead-wire"]),
+    ("fairlead-policy", &["fairlead-config", "fairlead-core"]),
     ("fairlead-upstream", &["fairlead-config", "fairlead-core", "fairlead-process", "fairlead-wire"]),
     (
         "fairlead-gateway",
@@ -25,6 +26,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
             "fairlead-config",
             "fairlead-core",
             "fairlead-observe",
+            "fairlead-policy",
             "fairlead-store",
             "fairlead-upstream",
             "fairlead-wire",

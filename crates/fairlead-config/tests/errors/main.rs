@@ -75,13 +75,13 @@ url: http://x/mcp
 #[test]
 fn later_versions() {
     assert_snapshot!(problems("f.yaml", r"
-limits: off
+audit: off
 servers:
   a: { command: cat, instances: [], balance: peak_ewma }
 toolsets:
   t: { mode: search }
 "), @r"
-    f.yaml:2:1: `limits` is not available in this version
+    f.yaml:2:1: `audit` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
     f.yaml:4:22: `instances` is not available in this version
       hint: remove it; `fairlead schema` lists what there is

@@ -118,9 +118,15 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         ("fairlead_open_questions", "Questions of servers that wait for an answer", gauges.questions),
         ("fairlead_subscriptions", "Resources that clients watch", gauges.subscriptions),
         ("fairlead_tasks", "Tasks that are remembered", gauges.tasks),
+        ("fairlead_limit_keys", "Callers and other keys that limits are counted for", gauges.limit_keys),
         ("fairlead_processes", "Server processes that run", gauges.processes),
     ] {
         gauge(encoder, name, help, value)?;
+    }
+    let mut family =
+        encoder.encode_descriptor("fairlead_limit_refusals", "Calls refused by a limit", None, MetricType::Counter)?;
+    for ((limit, level), count) in &gauges.limit_refusals {
+        counter(family.encode_family(&[("limit", limit.as_str()), ("level", level)])?, *count)?;
     }
     let mut family = encoder.encode_descriptor(
         "fairlead_server_state",

@@ -22,6 +22,8 @@ pub struct GaugeSink {
     pub(super) subscriptions: u64,
     pub(super) tasks: u64,
     pub(super) processes: u64,
+    pub(super) limit_keys: u64,
+    pub(super) limit_refusals: BTreeMap<(String, &'static str), u64>,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
 }
@@ -77,6 +79,16 @@ impl GaugeSink {
     /// Server processes that run.
     pub fn processes(&mut self, count: usize) {
         self.processes += count as u64;
+    }
+
+    /// Callers and other keys that limits are counted for.
+    pub fn limit_keys(&mut self, count: usize) {
+        self.limit_keys += count as u64;
+    }
+
+    /// Calls refused by a limit so far, by its name and level.
+    pub fn limit_refusals(&mut self, limit: &str, level: &'static str, count: u64) {
+        *self.limit_refusals.entry((limit.to_owned(), level)).or_default() += count;
     }
 
     /// The state of a server as one word of `all`.

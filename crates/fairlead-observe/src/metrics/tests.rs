@@ -20,6 +20,8 @@ impl Gauges for Fixed {
         out.subscriptions(8);
         out.tasks(9);
         out.processes(4);
+        out.limit_keys(4);
+        out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);
     }

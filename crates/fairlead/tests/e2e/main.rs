@@ -12,6 +12,7 @@ mod broken;
 mod extensions;
 mod healing;
 mod leaks;
+mod limits;
 mod matrix;
 mod names;
 mod protocol;
