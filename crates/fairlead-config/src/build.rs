@@ -114,6 +114,7 @@ pub(crate) fn build(
             max: file.park.max,
             max_bytes: file.park.max_bytes.0,
             ttl: file.park.ttl.0,
+            max_age: file.park.max_age.0,
         },
         limits: Limits::build(file.limits),
         log: Log {

@@ -348,6 +348,8 @@ pub struct ParkFile {
     pub max_bytes: SizeText,
     /// How long a call waits for its answers.
     pub ttl: DurationText,
+    /// How long one call may be asked, from its first question on.
+    pub max_age: DurationText,
 }
 
 impl Default for ParkFile {
@@ -357,6 +359,7 @@ impl Default for ParkFile {
             max: 1000,
             max_bytes: SizeText(16 << 20),
             ttl: DurationText(Duration::from_secs(300)),
+            max_age: DurationText(Duration::from_secs(3600)),
         }
     }
 }

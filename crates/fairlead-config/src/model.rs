@@ -157,6 +157,8 @@ pub struct Park {
     pub max_bytes: usize,
     /// How long a call waits for its answers.
     pub ttl: Duration,
+    /// How long one call may be asked, from its first question on.
+    pub max_age: Duration,
 }
 
 /// Logging.

@@ -418,6 +418,10 @@ impl Telling {
             .then(|| Questions::ask(&self.call.gateway, self.call.user, exchange.link(), exchange.questions(), &frame));
         match asked.flatten() {
             Some((asked, question)) => {
+                let link = exchange.link();
+                if link.key().era == Era::Legacy {
+                    self.call.gateway.0.completions.asked(link.server_name(), self.call.user, &frame);
+                }
                 self.asked.push(asked);
                 let _ = self.voice.say(&question).await;
             }

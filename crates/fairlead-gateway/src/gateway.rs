@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) sessions: Sessions,
     pub(crate) questions: Questions,
+    /// Elicitations by URL, and who was shown them.
+    pub(crate) completions: crate::completions::Completions,
     pub(crate) parking: crate::park::Parking,
     /// Seals the handles that are given to clients, each for its own purpose.
     pub(crate) sealer: Sealer,
@@ -150,6 +152,7 @@ impl Gateway {
             task_state: crate::tasks::Tasks::new(tasks, clock.clone()),
             sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
             questions: Questions::default(),
+            completions: Default::default(),
             parking: crate::park::Parking::new(),
             sealer: Sealer::new(&seal_key),
             listeners: crate::listening::Listeners::default(),

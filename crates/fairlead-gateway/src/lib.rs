@@ -16,6 +16,7 @@ mod body;
 mod bridge;
 mod call;
 mod capabilities;
+mod completions;
 mod connections;
 mod dispatch;
 mod duplex;

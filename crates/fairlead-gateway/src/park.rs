@@ -36,7 +36,7 @@ use fairlead_upstream::{Exchange, Final, Item, Link, Roots};
 use fairlead_wire::{Era, Field, Frame, Kind, Method, list, message};
 use http::{Response, StatusCode};
 use state::{Bad, State, What};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use table::Parked;
 use tokio::time::Instant;
 
@@ -65,6 +65,16 @@ pub(crate) struct Brought {
     rounds: u8,
     /// What it was asked so far.
     counts: Counts,
+    /// How long its server has worked on it so far, and since when it is asked; `None`: it was not made yet.
+    worked: Option<Worked>,
+}
+
+/// The time of a call that is asked: what its server takes counts against the call's time, what its client takes
+/// against `park.max_age`.
+#[derive(Debug, Clone, Copy)]
+struct Worked {
+    spent: Duration,
+    begun: Instant,
 }
 
 /// Whether a message of the server is a question that has the call parked.
@@ -109,11 +119,12 @@ pub(crate) async fn ask(
     voice: Option<&Voice>,
     said: &mut Vec<Bytes>,
 ) -> Standing {
-    let (rounds, counts) = match &call.brought {
-        Some(brought) => (brought.rounds, brought.counts),
-        None => (0, Counts::default()),
+    let (rounds, counts, worked) = match &call.brought {
+        Some(brought) => (brought.rounds, brought.counts, brought.worked),
+        None => (0, Counts::default(), None),
     };
-    let mut parked = Parked::new(exchange, Arc::clone(&target.upstream.metrics), rounds, counts);
+    let worked = worked.unwrap_or_else(|| Worked { spent: Duration::ZERO, begun: Instant::now() });
+    let mut parked = Parked::new(exchange, Arc::clone(&target.upstream.metrics), rounds, counts, worked);
     take(call, &mut parked, &question);
     gather(call, target, parked, voice, said).await
 }
@@ -205,6 +216,8 @@ async fn gather(
 fn park(call: &Call, target: &Target, mut parked: Box<Parked>, until: Instant) -> Standing {
     let config = config(call);
     parked.rounds = parked.rounds.saturating_add(1);
+    parked.worked.spent += call.started.elapsed();
+    let until = until.min(parked.worked.begun + config.max_age);
     parked.until = until;
     let rounds = parked.rounds;
     let requests = parked.asked.requests();
@@ -326,7 +339,8 @@ pub(crate) async fn retry(mut call: Box<Call>, target: Target) -> Response<Body>
                 return declined(&call, &target, "a URL to be opened first, and that was declined");
             }
             let roots = answers.get(ROOTS_KEY).map(|result| roots::roots(Bytes::copy_from_slice(result.as_bytes())));
-            call.brought = Some(Box::new(Brought { roots, rounds: state.rounds, counts: Counts::default() }));
+            let counts = Counts::default();
+            call.brought = Some(Box::new(Brought { roots, rounds: state.rounds, counts, worked: None }));
             answer::respond(call, target).await
         }
         What::Parked { instance, .. } if instance != call.gateway.0.parking.instance => refuse(&call, &target, &lost()),
@@ -342,7 +356,9 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
     let link = Arc::clone(&parked.link);
     let metrics = Arc::clone(&parked.metrics);
     let timeout = target.timeouts().1;
-    call.brought = Some(Box::new(Brought { roots: None, rounds: parked.rounds, counts: parked.asked.counts() }));
+    let worked = parked.worked;
+    let counts = parked.asked.counts();
+    call.brought = Some(Box::new(Brought { roots: None, rounds: parked.rounds, counts, worked: Some(worked) }));
     if let Some(behind) = parked.task.take() {
         tasks::take_up(&mut call, behind);
     }
@@ -350,7 +366,7 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
     // What the server merely says (it reports, it logs) gives nobody more time.
     let mut is_new = parked.heard.iter().any(|frame| frame.kind() == Kind::Request);
     if let Some(exchange) = parked.exchange() {
-        exchange.put_off(Instant::now() + timeout);
+        exchange.put_off(Instant::now() + timeout.saturating_sub(worked.spent));
         is_new |= parked.asked.answer(&link, call.worker, answers, &metrics).await;
     }
     for frame in std::mem::take(&mut parked.heard) {
@@ -362,6 +378,7 @@ async fn resume(mut call: Box<Call>, target: Target, mut parked: Box<Parked>, an
         None if parked.asked.is_empty() => return listen(call, target, parked, said).await,
         // Dropped, the call is given up.
         None if parked.rounds >= MAX_ROUNDS => refused(&call, &target, &too_often()),
+        None if worked.begun.elapsed() >= config(&call).max_age => refused(&call, &target, &too_long()),
         None if is_new => gather(&call, &target, parked, None, &mut said).await,
         // The same questions, and no longer than before.
         None => {
@@ -410,6 +427,10 @@ pub(crate) fn answer(call: &Call, target: &Target, answer: &Final, link: Era) ->
     if call.era == Era::Modern && link == Era::Legacy && answer.frame.error_code() == Some(URL_REQUIRED) {
         return urls(call, target, &answer.frame);
     }
+    if call.era == Era::Legacy && link == Era::Legacy && answer.frame.kind() == Kind::Error {
+        let server = target.upstream.handle.name().as_str();
+        call.gateway.0.completions.answered(server, call.user, &answer.frame);
+    }
     shape::answer(call, target.upstream.handle.config(), answer, link)
 }
 
@@ -455,6 +476,11 @@ fn bad(text: &'static str) -> Refusal {
 
 fn too_often() -> Refusal {
     Refusal::new(Code::QuestionDeclined, "the client was asked often enough in one call, and left something unanswered")
+}
+
+fn too_long() -> Refusal {
+    let text = "the client was asked for as long as one call may be (`park.max_age`), and left something unanswered";
+    Refusal::new(Code::QuestionDeclined, text)
 }
 
 fn lost() -> Refusal {

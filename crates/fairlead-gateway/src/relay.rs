@@ -104,6 +104,13 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
         ServerEvent::QuestionDeclined => {
             gateway.metrics().server(handle.name().as_str()).question(QuestionOutcome::Declined);
         }
+        ServerEvent::ElicitationComplete { user, frame } => {
+            let shown = gateway.0.completions.take(handle.name().as_str(), &frame);
+            let listener = user.or(shown).and_then(|user| gateway.sessions().listener(user));
+            if let Some(session) = listener.filter(|session| shape::is_wanted(session, &frame)) {
+                session.say(frame.bytes());
+            }
+        }
         ServerEvent::Untied { user, frame } => {
             let listener = gateway.sessions().listener(user);
             if let Some(session) = listener.filter(|session| shape::is_wanted(session, &frame)) {

@@ -48,6 +48,13 @@ pub enum ServerEvent {
     },
     /// A question was declined: it named no call, or its caller could not be asked.
     QuestionDeclined,
+    /// An elicitation by URL is over, said outside any call.
+    ElicitationComplete {
+        /// The one user of the link, where it has only one.
+        user: Option<u64>,
+        /// The notification as it came.
+        frame: Frame,
+    },
     /// A message of a link that only one client has ever used (log messages and the like).
     /// On a link that was shared nothing outside a call is forwarded: it could be somebody else's.
     Untied {
@@ -84,6 +91,8 @@ pub(crate) enum LinkEvent {
     Refused { link: u64, key: Option<LinkKey> },
     /// A notification outside any call, on a link with exactly one user.
     Untied { user: u64, frame: Frame },
+    /// An elicitation is over, said outside any call.
+    ElicitationComplete { user: Option<u64>, frame: Frame },
     /// A server said how a task is.
     TaskStatus { link: u64, frame: Frame },
     /// A question of the server was declined.

@@ -417,7 +417,7 @@ impl ServerHandle {
         let mut open: Vec<_> = pools.iter().filter(|(other, _)| may_use(other)).collect();
         open.sort_by_key(|(other, _)| !self.0.watches.is_carried(other));
         let link = open.iter().find_map(|(_, pool)| {
-            pool.links.load().iter().find(|link| !link.is_closed() && !link.is_haunted()).cloned()
+            pool.links.load().iter().find(|link| link.is_open() && !link.is_haunted()).cloned()
         })?;
         self.0.instance.enter();
         // Not noted as a use: a listener is asked nothing, and nothing outside its subscription is told to it.
@@ -597,14 +597,14 @@ fn pick(pool: &Pool, exclusive: bool, user: u64) -> Option<Arc<Link>> {
     let links = pool.links.load();
     if !exclusive {
         // One that somebody has to himself is only taken when there is no other.
-        let open = || links.iter().filter(|link| !link.is_closed());
+        let open = || links.iter().filter(|link| link.is_open());
         let link = open().find(|link| !link.is_occupied()).or_else(|| open().next())?;
         link.used_by(user);
         return Some(Arc::clone(link));
     }
     // Whoever had it before may have given its call up on it just now: that shows once it is taken.
     let take = |link: &&Arc<Link>| {
-        if link.is_closed() || link.is_haunted() || !link.try_occupy(user) {
+        if !link.is_open() || link.is_haunted() || !link.try_occupy(user) {
             return false;
         }
         let haunted = link.is_haunted();

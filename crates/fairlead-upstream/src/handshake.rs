@@ -128,7 +128,10 @@ impl Opening<'_> {
         let before = &self.inbound;
         let (server, key, events) = (before.server.clone(), before.key.clone(), before.events.clone());
         let instance = Arc::clone(&before.instance);
-        self.inbound = Arc::new(Inbound::new(before.link, server, instance, key, events));
+        let apart = before.keeps_roots_apart;
+        let mut inbound = Inbound::new(before.link, server, instance, key, events);
+        inbound.keeps_roots_apart = apart;
+        self.inbound = Arc::new(inbound);
     }
 
     /// The revision the configuration fixes, if it does.

@@ -269,6 +269,11 @@ impl Link {
         self.inbound.is_closed()
     }
 
+    /// Whether calls may be put on it: its transport is there, and it did not become one client's own.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.inbound.is_closed() && !self.inbound.is_rooted()
+    }
+
     /// Process id of the server where it is a child process.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
@@ -342,7 +347,8 @@ impl Link {
                 .map_or_else(|other| other, |_| user);
         }
         if known != user && known != MANY {
-            sole.store(MANY, Ordering::Relaxed);
+            // In order with the look whether the link became one client's own.
+            sole.store(MANY, Ordering::SeqCst);
         }
     }
 

@@ -8,6 +8,7 @@ mod backoff;
 mod carriers;
 mod closing;
 mod lists;
+mod look_again;
 mod opening;
 pub(crate) mod remembered;
 mod watch_legacy;
@@ -180,6 +181,7 @@ pub fn start(
         suspects: HashSet::new(),
         finding_out: false,
         carriers: HashMap::new(),
+        look_again: look_again::LookAgain::default(),
         recarry_at: None,
         backoff: Backoff::default(),
         retry: None,
@@ -236,6 +238,8 @@ struct Owner {
     finding_out: bool,
     /// What keeps the server told of what is watched, by key.
     carriers: HashMap<LinkKey, carriers::Carrier>,
+    /// Whose watchers are to look at everything again.
+    look_again: look_again::LookAgain,
     /// When to look for links for what is watched.
     recarry_at: Option<Instant>,
     backoff: Backoff,
@@ -259,8 +263,11 @@ impl Owner {
         self.find_out(true);
         let mut look = Instant::now() + LOOK;
         loop {
-            let due =
-                [Some(look), self.retry, self.relist_at, self.recarry_at].into_iter().flatten().min().unwrap_or(look);
+            let due = [Some(look), self.retry, self.relist_at, self.recarry_at, self.look_again.due()]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(look);
             tokio::select! {
                 command = self.command_queue.recv() => match command {
                     Some(Command::Stop { done }) => {
@@ -291,6 +298,9 @@ impl Owner {
             if self.recarry_at.is_some_and(|at| at <= now) {
                 self.recarry_at = None;
                 self.carry_all();
+            }
+            for key in self.look_again.take_due(now) {
+                let _ = self.shared.events.send(ServerEvent::Rewatched { key });
             }
             if look <= now {
                 look = now + LOOK;
@@ -396,13 +406,16 @@ impl Owner {
             }
             LinkEvent::Rewatched { link, key } => {
                 if let Some(key) = self.heard_as(link, key) {
-                    let _ = self.shared.events.send(ServerEvent::Rewatched { key });
+                    self.look_again.add(key);
                 }
             }
             LinkEvent::Refused { link, key } => {
                 if let Some(key) = self.heard_as(link, key) {
                     let _ = self.shared.events.send(ServerEvent::Refused { key });
                 }
+            }
+            LinkEvent::ElicitationComplete { user, frame } => {
+                let _ = self.shared.events.send(ServerEvent::ElicitationComplete { user, frame });
             }
             LinkEvent::Untied { user, frame } => {
                 let _ = self.shared.events.send(ServerEvent::Untied { user, frame });
@@ -416,7 +429,11 @@ impl Owner {
             LinkEvent::Declined => {
                 let _ = self.shared.events.send(ServerEvent::QuestionDeclined);
             }
-            LinkEvent::AsksRoots => self.remember_asks(|asks| asks.roots = true),
+            LinkEvent::AsksRoots => {
+                self.remember_asks(|asks| asks.roots = true);
+                // What is watched over a link that became one client's own is watched over another one.
+                self.carry_all();
+            }
             LinkEvent::AsksUntied => self.remember_asks(|asks| asks.untied = true),
             LinkEvent::Push { link, message } => {
                 if let Some(link) = self.links().into_iter().find(|open| open.id == link) {

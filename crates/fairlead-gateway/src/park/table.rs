@@ -4,7 +4,10 @@
 //! A task and not a shelf: a server that gives its question up, dies, or answers without waiting frees its link at
 //! once, and what it says meanwhile neither stops it nor piles up without bound.
 
-use super::asked::{Asked, Counts};
+use super::{
+    Worked,
+    asked::{Asked, Counts},
+};
 use crate::{gateway::Inner, tasks::Behind};
 use aws_lc_rs::rand;
 use fairlead_core::UpstreamError;
@@ -45,12 +48,20 @@ pub(super) struct Parked {
     pub(super) rounds: u8,
     /// Until when it waits.
     pub(super) until: Instant,
+    /// What of its time is over.
+    pub(super) worked: Worked,
     charged: Charge,
     why: &'static str,
 }
 
 impl Parked {
-    pub(super) fn new(exchange: Box<Exchange>, metrics: Arc<ServerMetrics>, rounds: u8, counts: Counts) -> Box<Self> {
+    pub(super) fn new(
+        exchange: Box<Exchange>,
+        metrics: Arc<ServerMetrics>,
+        rounds: u8,
+        counts: Counts,
+        worked: Worked,
+    ) -> Box<Self> {
         Box::new(Self {
             link: Arc::clone(exchange.link()),
             asked: Asked::new(exchange.questions().clone(), counts),
@@ -61,6 +72,7 @@ impl Parked {
             metrics,
             rounds,
             until: Instant::now(),
+            worked,
             charged: Charge::default(),
             why: "the client closed the stream",
         })

@@ -30,7 +30,10 @@ use fairlead_wire::{Era, Field, Frame, Kind, Method, edit::Edits, list, message}
 use http::{Response, StatusCode};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -43,6 +46,8 @@ use tokio::{
 const MAX_WATCHES: usize = 1_000;
 /// Questions of one task that wait for answers.
 const MAX_OPEN: usize = 100;
+/// Bytes of such questions, all tasks together.
+const MAX_BYTES: usize = 16 << 20;
 /// How long a `tasks/get` waits for the first question of a task that wants input.
 const FIRST_QUESTION: Duration = Duration::from_secs(1);
 /// How long a `tasks/get` waits for the outcome of a task that is over.
@@ -57,13 +62,25 @@ type Open = HashMap<Box<str>, (Arc<Watch>, AbortHandle)>;
 pub(crate) struct Watches {
     open: Mutex<Open>,
     running: Mutex<JoinSet<()>>,
+    /// Bytes of the questions that wait.
+    bytes: Arc<AtomicUsize>,
 }
 
 /// One open `tasks/result` and what came on it.
-#[derive(Default)]
 struct Watch {
     state: Mutex<State>,
     changed: Notify,
+    /// Bytes of the questions of all watches.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Ok(state) = self.state.get_mut() {
+            let left = state.questions.iter().map(|question| question.request.len()).sum();
+            self.bytes.fetch_sub(left, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -123,7 +140,7 @@ impl Watches {
             tracing::warn!(server = %upstream.handle.name(), "too many tasks want input at once; one is not listened to");
             return None;
         }
-        let watch = Arc::new(Watch::default());
+        let watch = Arc::new(Watch::new(&self.bytes));
         let target = Target::plain(upstream);
         let life = Duration::from_millis(Bounds::of(&call.endpoint.config.tasks).ttl_ms);
         let mut want = dispatch::want(call, &target, Purpose::Call);
@@ -158,6 +175,10 @@ impl Watches {
 }
 
 impl Watch {
+    fn new(bytes: &Arc<AtomicUsize>) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), bytes: Arc::clone(bytes) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("invariant: no panic under this lock")
     }
@@ -183,17 +204,18 @@ impl Watch {
     fn asks(&self, frame: &Frame) -> bool {
         let mut state = self.state();
         let Some(id) = frame.id().filter(|_| state.questions.len() < MAX_OPEN) else { return false };
-        state.asked += 1;
         let params = match (frame.raw(Field::Params), frame.raw(Field::Meta)) {
             (Some(params), Some(_)) => format!(",\"params\":{}", without_mark(params)),
             (Some(params), None) => format!(",\"params\":{params}"),
             (None, _) => String::new(),
         };
-        let question = Question {
-            key: format!("question_{}", state.asked),
-            id: id.into(),
-            request: format!("{{\"method\":{}{params}}}", message::quote(frame.method())),
-        };
+        let request = format!("{{\"method\":{}{params}}}", message::quote(frame.method()));
+        if self.bytes.fetch_add(request.len(), Ordering::Relaxed) + request.len() > MAX_BYTES {
+            self.bytes.fetch_sub(request.len(), Ordering::Relaxed);
+            return false;
+        }
+        state.asked += 1;
+        let question = Question { key: format!("question_{}", state.asked), id: id.into(), request };
         state.questions.push(question);
         drop(state);
         self.changed.notify_waiters();
@@ -370,7 +392,9 @@ impl About<'_> {
                 let at = state.questions.iter().position(|question| question.key == key);
                 // What was never asked, or is answered already, is ignored.
                 let (Some(at), Some(link)) = (at, state.link.clone()) else { continue };
-                (state.questions.remove(at), link)
+                let question = state.questions.remove(at);
+                watch.bytes.fetch_sub(question.request.len(), Ordering::Relaxed);
+                (question, link)
             };
             let marked =
                 if response.starts_with('{') { with_related(response, &self.handle.own) } else { response.to_owned() };

@@ -90,6 +90,7 @@ pub(crate) struct Duplex {
     writer: mpsc::Sender<Outgoing>,
     /// What came in and was not JSON-RPC.
     junk: Arc<AtomicU64>,
+    inbound: Arc<Inbound>,
     /// What to say of calls that were in flight when the connection ended.
     lost: &'static str,
 }
@@ -102,13 +103,13 @@ impl Duplex {
         let (writer, to_write) = mpsc::channel(WRITE_QUEUE);
         let sorter = Sorter {
             pending: Arc::clone(&pending),
-            inbound,
+            inbound: Arc::clone(&inbound),
             writer: writer.clone(),
             junk: Arc::clone(&junk),
             rested: AtomicU64::new(0),
             limits: Limits::default(),
         };
-        (Self { pending, writer, junk, lost }, sorter, to_write)
+        (Self { pending, writer, junk, inbound, lost }, sorter, to_write)
     }
 
     pub(crate) fn junk_messages(&self) -> u64 {
@@ -124,7 +125,14 @@ impl Duplex {
         let method = prepared.method;
         let task = prepared.task;
         let call = InFlight { items, may_ask: method.may_ask(), is_listen: method == Method::Listen, task };
-        self.pending.lock().expect("invariant: no panic under this lock").calls.insert(prepared.id, call);
+        {
+            let mut pending = self.pending.lock().expect("invariant: no panic under this lock");
+            if self.inbound.is_rooted() && call.may_ask && call.task.is_none() {
+                let text = "its connection became another client's own";
+                return Err(UpstreamError::new(UpstreamErrorKind::Lost, Outcome::NotMade, text));
+            }
+            pending.calls.insert(prepared.id, call);
+        }
         let exchange = DuplexExchange {
             id: prepared.id,
             receiver,
@@ -314,8 +322,20 @@ impl Sorter {
         }
     }
 
+    /// Makes the connection the own of the one client that has a call on it, if there is no other that could notice.
+    fn take_root(&self) {
+        let pending = self.pending.lock().expect("invariant: no panic under this lock");
+        let asking = pending.calls.values().filter(|call| call.may_ask).count();
+        if asking == 1 && pending.ghosts.is_empty() && self.inbound.may_guess() {
+            self.inbound.take_root();
+        }
+    }
+
     fn question(&self, frame: &Frame) {
         let sole = self.asker(frame);
+        if sole.is_some() && self.inbound.is_for_first_roots(frame) {
+            self.take_root();
+        }
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {

@@ -11,7 +11,7 @@ use crate::{
     http_client::{HttpClients, Worker},
     link::inbound::{Inbound, Verdict},
 };
-use answer::AnswerStream;
+use answer::{AnswerStream, State};
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{Frame, Kind, Method, Revision, header};
@@ -109,9 +109,16 @@ impl HttpWire {
             shared.logs.store(true, Ordering::Relaxed);
         }
         let listens = shared.inbound.key.capabilities.asks_anything() || shared.logs.load(Ordering::Relaxed);
-        let side = (prepared.method.may_ask() && listens).then(|| Side::enter(&shared, prepared.id, task.clone()));
+        let mut side = None;
+        if prepared.method.may_ask() && listens {
+            side = Side::enter(&shared, prepared.id, task.clone());
+            if side.is_none() {
+                let answer = AnswerStream::taken(prepared.id, prepared.method, shared, worker);
+                return HttpExchange { answer, side, logged: false, held: None };
+            }
+        }
         let response = shared.clients.of(worker).request(request);
-        let answer = AnswerStream::new(response, prepared.id, prepared.method, task, shared, worker);
+        let answer = AnswerStream::new(State::Head(response), prepared.id, prepared.method, task, shared, worker);
         HttpExchange { answer, side, logged: false, held: None }
     }
 
@@ -229,8 +236,9 @@ impl Shared {
 
     /// Answers a question of a call's own stream where the link itself can; `true` when the caller
     /// must be asked.
-    fn must_ask(&self, frame: &Frame) -> bool {
-        match self.inbound.question(frame, true, false) {
+    fn must_ask(&self, frame: &Frame, call: u64) -> bool {
+        let is_alone = self.inbound.is_for_first_roots(frame) && self.takes_root(Some(call));
+        match self.inbound.question(frame, true, is_alone) {
             Verdict::Ask => true,
             Verdict::Answer(answer) => {
                 self.reply(answer);

@@ -38,6 +38,10 @@ pub(crate) struct Inbound {
     heard: AtomicU64,
     /// A task of a client lives, or lived, on the link.
     has_tasks: AtomicBool,
+    /// Clients with other roots get another link, once the server asked for any.
+    pub(crate) keeps_roots_apart: bool,
+    /// The server was told the roots of one client, which are not part of the link's key: nobody else may use it.
+    is_rooted: AtomicBool,
     closed: AtomicBool,
     /// There was no room for an update of a resource.
     missed: AtomicBool,
@@ -109,6 +113,8 @@ impl Inbound {
             sole_user: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             has_tasks: AtomicBool::new(false),
+            keeps_roots_apart: false,
+            is_rooted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             missed: AtomicBool::new(false),
         }
@@ -133,6 +139,26 @@ impl Inbound {
     /// link, which run without any, it could be one of theirs.
     pub(crate) fn may_guess(&self) -> bool {
         !self.has_tasks.load(Ordering::Relaxed) || self.sole_user.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    /// Whether this is the first question for roots on a link that has none, which one client may answer if it alone
+    /// uses the link now.
+    pub(crate) fn is_for_first_roots(&self, frame: &Frame) -> bool {
+        frame.method_class() == Method::RootsList
+            && self.key.roots.is_none()
+            && self.keeps_roots_apart
+            && self.key.capabilities.has_roots()
+    }
+
+    /// From now on the link is the one client's whose roots the server is told. To be called under the lock under which
+    /// calls are entered: whoever comes later finds it taken.
+    pub(crate) fn take_root(&self) {
+        self.is_rooted.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the link is one client's, and no others' any more.
+    pub(crate) fn is_rooted(&self) -> bool {
+        self.is_rooted.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -179,7 +205,7 @@ impl Inbound {
     }
 
     /// Decides about a request of the server. `tied`: the transport itself names the call (an SSE
-    /// stream of a POST). `sole`: exactly one call can have caused it.
+    /// stream of a POST). `sole`: exactly one call can have caused it, and is alone on the link.
     pub(crate) fn question(&self, frame: &Frame, tied: bool, sole: bool) -> Verdict {
         let id = frame.id().unwrap_or("null");
         let mut answerable = true;
@@ -193,8 +219,17 @@ impl Inbound {
                 if self.key.capabilities.has_roots() {
                     self.tell(LinkEvent::AsksRoots);
                 }
-                // What one client answers would stay with a link that others use as well.
-                answerable = self.sole_user.load(Ordering::Relaxed) != u64::MAX;
+                // What one client answers stays with the link: the others that used it must not use it again.
+                // Taken before it is looked who used it: whoever comes between the two sees that it is taken.
+                let was_taken = self.is_rooted();
+                let takes = self.is_for_first_roots(frame) && (tied || sole);
+                if takes {
+                    self.take_root();
+                }
+                answerable = self.sole_user.load(Ordering::SeqCst) != u64::MAX || (sole && was_taken);
+                if takes && !answerable {
+                    self.is_rooted.store(was_taken, Ordering::SeqCst);
+                }
             }
             Method::CreateMessage | Method::ElicitationCreate if !tied && self.key.capabilities.asks_anything() => {
                 self.tell(LinkEvent::AsksUntied);
@@ -235,14 +270,19 @@ impl Inbound {
                 }
             }
             Method::TaskStatus => self.tell(LinkEvent::TaskStatus { link: self.link, frame }),
-            Method::LogMessage | Method::ElicitationComplete | Method::Other => {
-                match self.sole_user.load(Ordering::Relaxed) {
-                    0 | u64::MAX => {
-                        tracing::trace!(server = %self.server, method = frame.method(), "dropped: belongs to no call");
-                    }
-                    user => self.tell(LinkEvent::Untied { user, frame }),
-                }
+            Method::ElicitationComplete => {
+                let user = match self.sole_user.load(Ordering::Relaxed) {
+                    0 | u64::MAX => None,
+                    user => Some(user),
+                };
+                self.tell(LinkEvent::ElicitationComplete { user, frame });
             }
+            Method::LogMessage | Method::Other => match self.sole_user.load(Ordering::Relaxed) {
+                0 | u64::MAX => {
+                    tracing::trace!(server = %self.server, method = frame.method(), "dropped: belongs to no call");
+                }
+                user => self.tell(LinkEvent::Untied { user, frame }),
+            },
             _ => {}
         }
     }

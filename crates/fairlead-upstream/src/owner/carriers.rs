@@ -33,7 +33,7 @@ impl Owner {
     /// Sees to it that what is watched through `key` has a link.
     pub(super) fn carry(&mut self, key: &LinkKey) {
         let open = self.pool(&link_key(key)).map(|pool| pool.links.load_full()).unwrap_or_default();
-        let mut open = open.iter().filter(|link| !link.is_closed());
+        let mut open = open.iter().filter(|link| link.is_open());
         if let Some(carrier) = self.carriers.get(key) {
             let is_at_work = self.shared.watches.is_carrier(key, carrier.number);
             if is_at_work && open.any(|link| link.id == carrier.link) {
@@ -44,7 +44,7 @@ impl Owner {
             before.task.abort();
         }
         let pool = self.pool(&link_key(key));
-        let link = pool.and_then(|pool| pool.links.load().iter().find(|link| !link.is_closed()).cloned());
+        let link = pool.and_then(|pool| pool.links.load().iter().find(|link| link.is_open()).cloned());
         match link {
             Some(link) => self.carry_on(key, &link),
             None => self.reopen(key),

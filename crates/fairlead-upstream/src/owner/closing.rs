@@ -128,7 +128,9 @@ impl Owner {
                 Transport::Stdio(_) => server.start == Start::Lazy || *link.key() != self.primary,
                 _ => *link.key() != self.primary,
             };
-            if haunted || (unused && spare) {
+            // The call is over whose client's roots the server was told.
+            let rooted = free && link.tasks.len() == 0 && link.inbound.is_rooted();
+            if haunted || rooted || (unused && spare) {
                 tracing::debug!(server = %server.name, link = link.id, "closing a link that nobody uses");
                 self.close(&link);
             }

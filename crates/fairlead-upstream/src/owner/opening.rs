@@ -8,6 +8,7 @@ use crate::{
     link::{Link, LinkKey, inbound::Inbound},
     view::{CatalogKey, State},
 };
+use fairlead_config::Share;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::Era;
 use std::{sync::Arc, time::Duration};
@@ -25,7 +26,7 @@ pub(super) struct Waiting {
 impl Owner {
     /// A call wants a link.
     pub(super) fn open_for(&mut self, key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>>) {
-        let open = self.pool(&key).is_some_and(|pool| pool.links.load().iter().any(|link| !link.is_closed()));
+        let open = self.pool(&key).is_some_and(|pool| pool.links.load().iter().any(|link| link.is_open()));
         if open && !extra {
             let _ = reply.send(Ok(()));
             return;
@@ -63,7 +64,7 @@ impl Owner {
             .links()
             .into_iter()
             // Of its own key only one that no call is given: a question there could be of a call given up.
-            .filter(|link| link.key() != key || link.is_haunted())
+            .filter(|link| link.key() != key || link.is_haunted() || link.inbound.is_rooted())
             .filter(|link| link.in_flight() == 0 && !link.is_occupied() && !self.carries(link.id))
             // A process or a session takes its tasks with it.
             .filter(|link| link.tasks.len() == 0)
@@ -98,8 +99,9 @@ impl Owner {
         }
         self.opening.insert(key.clone(), Waiting { replies: Vec::new() });
         let instance = Arc::clone(&self.shared.instance);
-        let inbound =
+        let mut inbound =
             Inbound::new(self.next_link, self.name().clone(), instance, key.clone(), self.event_sender.clone());
+        inbound.keeps_roots_apart = self.shared.server.share != Share::Shared;
         self.next_link += 1;
         let opener = Arc::clone(&self.opener);
         let starts = queued.then(|| Arc::clone(&self.environment.starts));

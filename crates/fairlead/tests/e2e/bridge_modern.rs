@@ -482,3 +482,24 @@ async fn a_modern_servers_state_is_its_own_even_if_it_looks_like_ours() {
     assert_eq!(params["requestState"], "fairlead-1.AAAA");
     assert_eq!(params["inputResponses"], json!({"k": {"b": 1}}));
 }
+
+#[tokio::test]
+async fn a_call_is_asked_no_longer_than_it_may_be() {
+    let bridge = Bridge::start("call", asks, "", "park: { ttl: 600s, max_age: 1s }").await;
+    let ann = fills_in(&bridge.gateway.url("/servers/a/mcp"));
+    let asked = ann.result("tools/call", json!({"name": "form"})).await.unwrap();
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    bridge.gateway.logged("its client did not come back with the answers").await;
+}
+
+#[tokio::test]
+async fn answers_give_a_slow_server_no_more_time_than_the_call_has() {
+    let slow = |via| {
+        let tool = ToolScript::new("slow").ask(Question::Elicitation, via).sleep(1_500);
+        Script::legacy().tool(tool.ask(Question::Elicitation, via).sleep(1_500))
+    };
+    let bridge = Bridge::start("call", slow, ", timeout: { call: 2s }", "").await;
+    let ann = bridge.person("/servers/a/mcp", "ann");
+    let late = ann.call("slow", json!({})).await.unwrap_err().to_string();
+    assert!(late.contains("FL-1302"), "{late}");
+}

@@ -75,7 +75,7 @@ const KINDS: [(Question, &str, &str); 4] = [
 
 /// A server with a tool for every kind of question, and one that asks everything in turn.
 fn asks(via: Via) -> Script {
-    let mut script = Script::legacy();
+    let mut script = Script::legacy().tool(ToolScript::new("plain"));
     let mut all = ToolScript::new("all");
     for (question, _, name) in KINDS {
         script = script.tool(ToolScript::new(name).ask(question, via));
@@ -266,6 +266,44 @@ async fn a_server_that_follows_roots_sees_those_of_its_caller() {
         let both = tokio::join!(call(&ann), call(&bob));
         assert_eq!(both, (json!("ann"), json!("bob")), "{way}");
     }
+}
+
+#[tokio::test]
+async fn the_very_first_question_for_roots_is_answered_by_the_only_caller_and_the_link_is_nobody_elses_then() {
+    for way in WAYS {
+        let asking = asking(way, "").await;
+        let ann = Person::legacy(&asking.gateway, "/mcp", "ann").await;
+        let bob = Person::legacy(&asking.gateway, "/mcp", "bob").await;
+        for person in [&ann, &bob] {
+            person.client.call("a__plain", json!({})).await.unwrap();
+        }
+        // Both used the session it is asked on.
+        for (person, name) in [(&bob, "bob"), (&ann, "ann"), (&bob, "bob")] {
+            let result = person.client.call("a__roots", json!({})).await.unwrap();
+            let roots = &answers(&result)[0]["result"]["roots"];
+            assert_eq!(roots[0]["uri"], format!("file:///srv/{name}"), "{way}: {result}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_an_elicitation_by_url_is_told_after_its_call_to_whom_it_was_shown() {
+    const COMPLETE: &str = "notifications/elicitation/complete";
+    let asking = asking("call", "").await;
+    let ann = Person::legacy(&asking.gateway, "/mcp", "ann").await;
+    let bob = Person::legacy(&asking.gateway, "/mcp", "bob").await;
+    let mut streams = Vec::new();
+    for person in [&ann, &bob] {
+        person.client.call("a__plain", json!({})).await.unwrap();
+        streams.push(person.client.open_get(None).await.unwrap());
+    }
+    ann.client.call("a__url", json!({})).await.unwrap();
+    let server = asking.http.as_ref().unwrap();
+    server.notify(COMPLETE, &json!({"elicitationId": "never-shown"})).await;
+    server.notify(COMPLETE, &json!({"elicitationId": "sign-in-1"})).await;
+    let told = streams[0].next_method(COMPLETE, PATIENCE).await.unwrap();
+    assert_eq!(told["params"]["elicitationId"], "sign-in-1");
+    assert!(streams[1].next_method(COMPLETE, Duration::from_millis(200)).await.is_err());
 }
 
 #[tokio::test]

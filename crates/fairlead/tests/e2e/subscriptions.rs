@@ -498,7 +498,7 @@ async fn a_reload_of_the_server_keeps_what_is_watched() {
             .await;
         }
         for watcher in &mut watchers {
-            while watcher.stream.next_method(UPDATED, QUIET).await.is_ok() {}
+            while watcher.stream.next_method(UPDATED, 2 * QUIET).await.is_ok() {}
         }
         house.update(1, 7).await;
         for watcher in &mut watchers {

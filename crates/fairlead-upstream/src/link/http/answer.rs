@@ -20,7 +20,8 @@ use hyper_util::client::legacy::ResponseFuture;
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Sleep;
 
-enum State {
+/// How far the answer has come.
+pub(super) enum State {
     Head(ResponseFuture),
     Json {
         body: Incoming,
@@ -37,6 +38,8 @@ enum State {
     Resume {
         wait: Pin<Box<Sleep>>,
     },
+    /// Nothing was sent: the link became another client's own.
+    Taken,
     Done,
 }
 
@@ -63,7 +66,7 @@ pub(super) struct AnswerStream {
 impl AnswerStream {
     /// Of a request that was just sent. `task`: the one whose result it waits for.
     pub(super) fn new(
-        response: ResponseFuture,
+        state: State,
         id: u64,
         method: Method,
         task: Option<Box<str>>,
@@ -71,7 +74,7 @@ impl AnswerStream {
         worker: Worker,
     ) -> Self {
         Self {
-            state: State::Head(response),
+            state,
             id,
             method,
             task,
@@ -83,6 +86,11 @@ impl AnswerStream {
             tells_hang_ups: false,
             hung_up: None,
         }
+    }
+
+    /// Of a request that was not sent: the link became another client's own.
+    pub(super) fn taken(id: u64, method: Method, shared: Arc<Shared>, worker: Worker) -> Self {
+        Self::new(State::Taken, id, method, None, shared, worker)
     }
 
     /// The id of the request.
@@ -187,6 +195,11 @@ impl AnswerStream {
                         request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
                     }
                     self.state = State::Head(self.shared.clients.of(self.worker).request(request));
+                }
+                State::Taken => {
+                    self.state = State::Done;
+                    let text = "its session became another client's own";
+                    return Err(UpstreamError::new(UpstreamErrorKind::Lost, Outcome::NotMade, text));
                 }
                 State::Done => return Err(broken()),
             }
@@ -299,7 +312,7 @@ impl AnswerStream {
                 Ok(Some(Item::Final(Final { frame, status: None })))
             }
             Kind::Request => {
-                if self.shared.must_ask(&frame) {
+                if self.shared.must_ask(&frame, self.id) {
                     self.shared.note_asked(&frame, self.id);
                     return Ok(Some(Item::Message(frame)));
                 }

@@ -39,13 +39,13 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// Enters a call.
-    pub(super) fn enter(shared: &Arc<Shared>, id: u64, task: Option<Box<str>>) -> Self {
+    /// Enters a call; `None` when it has to take another link.
+    pub(super) fn enter(shared: &Arc<Shared>, id: u64, task: Option<Box<str>>) -> Option<Self> {
         let (sender, messages) = mpsc::channel(SIDE_QUEUE);
         // One that waits for a task may give up: what the task asks names the task.
         let answered = task.is_some();
-        shared.calls.lock().expect("invariant: no panic under this lock").open.insert(id, (sender, task));
-        Self { messages, shared: Arc::clone(shared), id, answered }
+        shared.enter(id, sender, task)?;
+        Some(Self { messages, shared: Arc::clone(shared), id, answered })
     }
 }
 
@@ -60,6 +60,31 @@ impl Drop for Side {
 }
 
 impl Shared {
+    /// Enters a call, unless the link became another client's own. (One that waits for a task is about what was made on
+    /// this very link.)
+    fn enter(&self, id: u64, call: mpsc::Sender<Frame>, task: Option<Box<str>>) -> Option<()> {
+        let mut calls = self.calls.lock().expect("invariant: no panic under this lock");
+        if self.inbound.is_rooted() && task.is_none() {
+            return None;
+        }
+        calls.open.insert(id, (call, task));
+        Some(())
+    }
+
+    /// Makes the link the own of the one client that has a call on it (this one, where the question says which), if
+    /// there is no other call that could notice.
+    pub(super) fn takes_root(&self, call: Option<u64>) -> bool {
+        let calls = self.calls.lock().expect("invariant: no panic under this lock");
+        let is_alone = calls.open.len() == 1
+            && !calls.given_up
+            && self.inbound.may_guess()
+            && call.is_none_or(|call| calls.open.contains_key(&call));
+        if is_alone {
+            self.inbound.take_root();
+        }
+        is_alone
+    }
+
     /// What comes on the GET stream names no call. With one call open, and none given up, it is that
     /// call's.
     fn sole_call(&self) -> Option<(u64, mpsc::Sender<Frame>)> {
@@ -86,6 +111,9 @@ impl Shared {
 
     fn untied_question(&self, frame: &Frame) {
         let sole = self.asker(frame);
+        if sole.is_some() && self.inbound.is_for_first_roots(frame) {
+            self.takes_root(None);
+        }
         match self.inbound.question(frame, false, sole.is_some()) {
             Verdict::Answer(answer) => self.reply(answer),
             Verdict::Ask => {
