@@ -6,14 +6,11 @@ mod transport;
 use crate::{
     Config, Glob, Limits, Problem, Secret, ServerLimits,
     check::shorten,
-    file::{
-        AdminFile, ConfigFile, LogFormatFile, ModeFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile,
-        ToolsetFile,
-    },
+    file::{AdminFile, ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
     leaf::{PatternText, SecretText},
     model::{
         Admin, Bridge, Catalog, Connections, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server,
-        Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset,
+        Sessions, Share, Start, Stdio, Tasks, Timeouts,
     },
     reference::{is_variable, read_env_file},
     rules::{ServerRules, ToolRule, ToolRuleFile},
@@ -134,25 +131,25 @@ pub(crate) fn build(
     }
 }
 
-struct Builder<'a> {
+pub(crate) struct Builder<'a> {
     tree: &'a Node,
     findings: &'a mut Findings,
 }
 
 impl Builder<'_> {
-    fn error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         self.findings.error(self.tree.place_of(path), message, hint);
     }
 
-    fn key_error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn key_error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         self.findings.error(self.tree.key_place_of(path), message, hint);
     }
 
-    fn key_warning(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn key_warning(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         self.findings.warning(self.tree.key_place_of(path), message, hint);
     }
 
-    fn has(&self, path: &[&str]) -> bool {
+    pub(crate) fn has(&self, path: &[&str]) -> bool {
         self.tree.at(path).is_some()
     }
 
@@ -424,18 +421,6 @@ impl Builder<'_> {
             }
         }
         headers
-    }
-
-    fn toolset(&mut self, name: String, file: ToolsetFile) -> Toolset {
-        if ServerName::parse(&name).is_err() {
-            let message = format!("`{}` cannot be the name of a toolset", shorten(&name));
-            let hint =
-                format!("names of toolsets follow the rules for servers: write `{}`", ServerName::normalise(&name));
-            self.key_error(&["toolsets", &name], message, hint);
-        }
-        match file.mode {
-            ModeFile::Full => Toolset { name, include: globs(file.include), exclude: globs(file.exclude) },
-        }
     }
 }
 

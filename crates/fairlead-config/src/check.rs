@@ -48,7 +48,6 @@ const NOT_YET_SERVER: &[&str] = &[
     "tls",
     "weight",
 ];
-const NOT_YET_WORDS: &[(&str, &[&str])] = &[("mode", &["search", "budget"])];
 
 /// Checks `root` against `schema`. Everything that does not fit goes into `findings` and is marked as
 /// [`Value::Wrong`], so that the rest can be read and looked at further.
@@ -200,13 +199,8 @@ impl<'a> Checker<'a> {
             return self.wrong(node, message, format!("write {}", listed(&valid)));
         };
         let key = self.path.last().map(String::as_str).unwrap_or_default();
-        let not_yet = NOT_YET_WORDS.iter().any(|(at, words)| *at == key && words.contains(&text));
-        let message = if not_yet {
-            format!("{what}: `{text}` is not available in this version")
-        } else {
-            format!("{what}: `{}` is not one of the known words", shorten(text))
-        };
-        let hint = match nearest(text, &valid).filter(|_| !not_yet) {
+        let message = format!("{what}: `{}` is not one of the known words", shorten(text));
+        let hint = match nearest(text, &valid) {
             Some(near) => format!("did you mean `{near}`?"),
             // The other spellings are those of client configuration files.
             None if key == "type" => "write `stdio`, `http`, `sse` or `ws`, or leave it out".to_owned(),

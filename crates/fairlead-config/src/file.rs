@@ -6,6 +6,7 @@ use crate::limits::{LimitsFile, ServerLimitsFile};
 use crate::{
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     rules::ToolsFile,
+    toolset::ToolsetFile,
 };
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -627,32 +628,6 @@ impl Default for ConnectionsFile {
     fn default() -> Self {
         Self { max_idle: 256, idle_timeout: DurationText(Duration::from_secs(60)) }
     }
-}
-
-/// A named selection of the catalog.
-#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ToolsetFile {
-    /// Patterns on exposed names of which one must match; none means everything.
-    pub include: Vec<PatternText>,
-    /// Patterns on exposed names of which none may match.
-    pub exclude: Vec<PatternText>,
-    /// What a client is shown: `full`, everything that is selected.
-    pub mode: ModeFile,
-}
-
-impl Default for ToolsetFile {
-    fn default() -> Self {
-        Self { include: Vec::new(), exclude: Vec::new(), mode: ModeFile::Full }
-    }
-}
-
-/// What a client of a toolset is shown.
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
-pub enum ModeFile {
-    Full,
 }
 
 /// The JSON Schema (2020-12) of [`ConfigFile`], with descriptions, defaults and examples.

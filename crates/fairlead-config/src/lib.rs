@@ -24,6 +24,7 @@ mod report;
 pub mod rules;
 pub mod secret;
 mod syntax;
+pub mod toolset;
 mod tree;
 
 pub use diff::{Diff, diff};
@@ -33,9 +34,10 @@ pub use limits::{Limits, Period, Quota, Rate, ServerLimits, Shape};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{
     Admin, Bridge, Catalog, Config, Connections, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,
-    ResourceUris, Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Toolset, Transport, Url, UrlError, WebSocket,
+    ResourceUris, Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Transport, Url, UrlError, WebSocket,
 };
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;
 pub use rules::{ServerRules, ToolRule};
 pub use secret::Secret;
+pub use toolset::{Find, Mode, Toolset};

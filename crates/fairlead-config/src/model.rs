@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Glob, Limits, Problem, Secret, ServerRules};
+use crate::{Glob, Limits, Problem, Secret, ServerRules, Toolset};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -541,26 +541,6 @@ impl Filter {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.deny.is_empty() && (self.allow.is_empty() || self.allow.iter().any(|glob| glob.as_str() == "*"))
-    }
-}
-
-/// A named selection of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Toolset {
-    /// Its name, a segment of the path `/mcp/{toolset}`.
-    pub name: String,
-    /// Patterns on exposed names of which one must match; none means everything.
-    pub include: Vec<Glob>,
-    /// Patterns on exposed names of which none may match.
-    pub exclude: Vec<Glob>,
-}
-
-impl Toolset {
-    /// Whether the item exposed as `exposed_name` belongs to the toolset.
-    #[must_use]
-    pub fn permits(&self, exposed_name: &str) -> bool {
-        (self.include.is_empty() || self.include.iter().any(|glob| glob.matches(exposed_name)))
-            && !self.exclude.iter().any(|glob| glob.matches(exposed_name))
     }
 }
 

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
-use fairlead_config::{Config, HttpKind, LogFormat, Problems, Server, Share, Start, Transport, diff, load, parse_str};
+use fairlead_config::{
+    Config, Find, HttpKind, LogFormat, Mode, Problems, Server, Share, Start, Transport, diff, load, parse_str,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -355,6 +357,7 @@ fn filters_and_toolsets() {
     assert!(!filter.permits("get_secret") && !filter.permits("delete"));
     assert!(!filter.is_open() && server(&config, "b").tools.is_open() && server(&config, "c").tools.is_open());
     let toolset = &config.toolsets["t"];
+    assert_eq!((toolset.mode, toolset.rank("a__get"), toolset.rank("b__get")), (Mode::Full, 0, 1));
     assert!(toolset.permits("a__get") && !toolset.permits("a__search") && !toolset.permits("b__get"));
     assert!(config.toolsets["all"].permits("anything"));
 }
@@ -443,4 +446,16 @@ fn every_way_to_a_server() {
     assert!(path.ends_with("run/x.sock") && path.is_absolute());
     let identities: std::collections::HashSet<_> = config.servers.values().map(|server| server.identity()).collect();
     assert_eq!(identities.len(), 8, "each is another server, but for the transport of one URL");
+}
+
+#[test]
+fn toolsets_have_modes() {
+    let config = yaml(
+        "servers:\n  a: { command: cat }\ntoolsets:\n  s: { mode: search }\n  f: { mode: search, find: { tokens: 500, tools: 3 } }\n  b: { mode: budget }\n  c: { mode: budget, budget: 1000 }\n  w: { budget: 1000 }\n",
+    );
+    let modes: Vec<_> = config.toolsets.values().map(|toolset| toolset.mode).collect();
+    let found = |tokens, tools| Mode::Search(Find { tokens, tools });
+    let fits = |tokens| Mode::Budget { tokens };
+    assert_eq!(modes, [found(2000, 5), found(500, 3), fits(8000), fits(1000), Mode::Full]);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 }

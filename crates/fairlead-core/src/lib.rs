@@ -9,6 +9,7 @@ pub mod code;
 pub mod error;
 pub mod ports;
 pub mod server_name;
+pub mod tokens;
 
 pub use caller::{Caller, CallerKey};
 pub use clock::Clock;

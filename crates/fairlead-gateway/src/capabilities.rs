@@ -48,6 +48,10 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             members.insert("logging", "{}".to_owned());
         }
     }
+    if endpoint.finder.is_some() {
+        // The two tools that find and call the others are the gateway's own.
+        members.insert("tools", "{\"listChanged\":true}".to_owned());
+    }
     if unknown {
         // A server that was never reached may turn out to have any of these.
         for name in ["tools", "prompts", "resources"] {

@@ -3,6 +3,7 @@
 use crate::{
     gateway::Gateway,
     merged::Merged,
+    search::trim::Level,
     snapshot::{Endpoint, Upstream, View},
 };
 use bytes::Bytes;
@@ -111,11 +112,38 @@ impl Gateway {
             explain_hidden(endpoint, &merged, upstream, name, &mut steps);
         }
         for (toolset, config) in &snapshot.config.toolsets {
-            let inside = config.permits(name);
-            let text = if inside { format!("`{toolset}` has it") } else { format!("`{toolset}` leaves it out") };
+            let text = if config.permits(name) {
+                let path = format!("/mcp/{toolset}");
+                self.in_toolset(toolset, name, snapshot.endpoint(&path))
+            } else {
+                format!("`{toolset}` leaves it out")
+            };
             steps.push(step("toolset", None, text));
         }
         steps
+    }
+
+    /// How a toolset that has the item shows it.
+    fn in_toolset(&self, toolset: &str, name: &str, endpoint: Option<&Arc<Endpoint>>) -> String {
+        let merged = endpoint.map(|endpoint| endpoint.merged(Era::Modern, CapabilitySet::BARE, self.epoch()));
+        let is_tool = merged.as_ref().is_some_and(|merged| merged.tool(name).is_some());
+        match merged.filter(|_| is_tool) {
+            Some(merged) if merged.found.is_some() => {
+                format!("`{toolset}` has it: `find_tools` finds it, `call_tool` calls it")
+            }
+            Some(merged) => match &merged.fit {
+                Some(fit) if fit.dropped.iter().any(|dropped| dropped == name) => format!(
+                    "`{toolset}` has it, but does not list it: its tools are over the budget of {} tokens ({} left out)",
+                    fit.tokens,
+                    fit.dropped.len()
+                ),
+                Some(fit) if fit.level > Level::Whole => {
+                    format!("`{toolset}` has it, without {} to keep to {} tokens", fit.level.word(), fit.tokens)
+                }
+                _ => format!("`{toolset}` has it"),
+            },
+            None => format!("`{toolset}` has it"),
+        }
     }
 
     fn explain_disabled(&self, exposed: &str, steps: &mut Vec<Step>) {

@@ -45,6 +45,7 @@ mod response;
 mod roots;
 mod rules;
 mod seal;
+mod search;
 mod seen;
 mod session;
 mod session_state;

@@ -10,11 +10,15 @@ mod lists;
 pub(crate) use lists::own_info;
 
 use crate::{
+    search::{
+        budget::{self, Fit},
+        catalog::Catalog as Catalogue,
+    },
     snapshot::{Endpoint, Upstream, View},
     tasks,
 };
 use bytes::Bytes;
-use fairlead_config::ResourceUris;
+use fairlead_config::{Mode, ResourceUris};
 use fairlead_core::Code;
 use fairlead_upstream::{Catalog, Entry, ListingKind};
 use fairlead_wire::{CapabilitySet, Era, message, name};
@@ -46,6 +50,10 @@ pub(crate) struct Merged {
     /// with apps have one of that name.
     app_tools: HashMap<Box<str>, Option<Route>>,
     lists: [lists::Prepared; 4],
+    /// The tools that are searched for, where they are not listed.
+    pub(crate) found: Option<Arc<Catalogue>>,
+    /// What a budget of tokens left out.
+    pub(crate) fit: Option<Fit>,
     /// Servers whose part is missing or stale, with the reason.
     pub(crate) missing: Vec<(String, String)>,
 }
@@ -64,9 +72,12 @@ impl Merged {
             templates: Vec::new(),
             app_tools: HashMap::new(),
             lists: Default::default(),
+            found: None,
+            fit: None,
             missing: Vec::new(),
         };
         let mut items: [Vec<Bytes>; 4] = Default::default();
+        let mut owners = Vec::new();
         for (index, upstream) in endpoint.servers.iter().enumerate() {
             let view = upstream.handle.view();
             let server = upstream.handle.name().as_str();
@@ -90,7 +101,9 @@ impl Merged {
                     items[kind as usize][before..].iter_mut().for_each(lists::offer_as_task);
                 }
             }
+            owners.push((items[ListingKind::Tools as usize].len(), server.into()));
         }
+        merged.save_context(endpoint, &mut items[ListingKind::Tools as usize], &owners);
         let missing = if endpoint.is_single() { None } else { merged.missing_meta() };
         for kind in ListingKind::ALL {
             let whole = endpoint.is_single().then(|| merged.whole(endpoint, era, capabilities, kind)).flatten();
@@ -98,11 +111,36 @@ impl Merged {
                 kind,
                 &items[kind as usize],
                 whole,
-                missing.as_deref(),
+                merged.list_meta(kind, missing.as_deref()).as_deref(),
                 endpoint.config.catalog.page_size,
             );
         }
         merged
+    }
+
+    /// Replaces the tools by what a toolset shows of them. `owners` says up to which item they are whose.
+    fn save_context(&mut self, endpoint: &Endpoint, tools: &mut Vec<Bytes>, owners: &[(usize, Box<str>)]) {
+        if let Some(finder) = &endpoint.finder {
+            let (catalog, shown) = finder.catalog(tools, owners);
+            self.found = Some(catalog);
+            *tools = shown;
+        } else if let View::Toolset(toolset) = &endpoint.view
+            && let Mode::Budget { tokens } = toolset.mode
+        {
+            let (shown, fit) = budget::fit(toolset, tokens, std::mem::take(tools));
+            self.fit = Some(fit);
+            *tools = shown;
+        }
+    }
+
+    /// The members of a list's `_meta` that are the gateway's.
+    fn list_meta(&self, kind: ListingKind, missing: Option<&str>) -> Option<String> {
+        let missing = missing.map(|missing| format!("\"fairlead/servers\":{missing}"));
+        let fit = self.fit.as_ref().filter(|_| kind == ListingKind::Tools).map(Fit::meta);
+        match (missing, fit) {
+            (Some(missing), Some(fit)) => Some(format!("{missing},{fit}")),
+            (missing, fit) => missing.or(fit),
+        }
     }
 
     /// The one server's own page, where nothing has to be left out of it.

@@ -10,6 +10,7 @@ use crate::{
     gateway::Gateway,
     hello, limits, list_page, listen, listening, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
+    search,
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
@@ -387,7 +388,7 @@ async fn know_who_serves(call: &Call) {
 }
 
 /// The way of a call: find its server, send it there, bring back what comes.
-async fn forward(call: Box<Call>) -> Response<Body> {
+async fn forward(mut call: Box<Call>) -> Response<Body> {
     // Before anything is looked up: who may not call now costs no more than to say so.
     if let Err(refusal) = limits::repeats(&call) {
         return refused(&call, &refusal);
@@ -396,6 +397,12 @@ async fn forward(call: Box<Call>) -> Response<Body> {
         && let Err(refusal) = Box::pin(limits::admit(&call)).await
     {
         return refused(&call, &refusal);
+    }
+    if call.endpoint.finder.is_some()
+        && let Some(found) = Box::pin(search::enter(&mut call)).await
+    {
+        // Where tools are searched for, a call may be the search, and one that was found is from here on itself.
+        return found.unwrap_or_else(|refusal| refuse_call(call.era, Some(call.id()), &refusal));
     }
     let find = |call: &Call| {
         resolve::target(call).and_then(|mut target| {
@@ -435,7 +442,6 @@ async fn forward(call: Box<Call>) -> Response<Body> {
             {
                 return refused(&call, &refusal);
             }
-            let mut call = call;
             if tasks::concerns(&call, &target) {
                 tasks::prepare(&mut call, &mut target);
             }

@@ -65,6 +65,8 @@ pub(crate) struct Endpoint {
     shown: Vec<AtomicBool>,
     /// Whose skill is whose.
     pub(crate) skills: crate::skills::Roots,
+    /// Where tools are searched for instead of listed.
+    pub(crate) finder: Option<Box<crate::search::Finder>>,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
 }
 
@@ -78,6 +80,7 @@ impl Endpoint {
     ) -> Arc<Self> {
         Arc::new(Self {
             path: path.into(),
+            finder: crate::search::Finder::new(&view),
             view,
             shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,

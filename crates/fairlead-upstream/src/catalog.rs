@@ -7,11 +7,14 @@ use crate::{
     view::Asks,
 };
 use bytes::Bytes;
-use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
+use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind, tokens};
 use fairlead_wire::{Era, Field, Kind, Method, header::ParamHeaders, list, message};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 use tokio::time::Instant;
 
 /// Pages of one list at most.
@@ -105,6 +108,8 @@ pub struct Listing {
     /// The result as it came, when it was a single page: what the transparent view answers.
     pub whole: Option<Bytes>,
     index: HashMap<Box<str>, usize>,
+    /// Counted when somebody asks for the first time.
+    tokens: OnceLock<usize>,
 }
 
 impl Listing {
@@ -112,6 +117,13 @@ impl Listing {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Entry> {
         self.index.get(key).map(|at| &self.entries[*at])
+    }
+
+    /// Tokens of all items together, estimated.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        let count = |entry: &Entry| std::str::from_utf8(&entry.raw).map_or(0, tokens::estimate);
+        *self.tokens.get_or_init(|| self.entries.iter().map(count).sum())
     }
 
     /// Bytes of all items together.

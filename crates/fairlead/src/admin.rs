@@ -8,6 +8,8 @@ use bytes::Bytes;
 use fairlead_core::Code;
 use fairlead_gateway::Gateway;
 use fairlead_observe::{GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
+use fairlead_upstream::ListingKind;
+use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -111,7 +113,14 @@ impl Gauges for Watched {
             let name = server.name().as_str();
             out.processes(links.iter().filter(|link| link.process_id().is_some()).count());
             out.links(name, links.len());
-            out.server_state(name, server.peek().state.word(), STATES);
+            let view = server.view();
+            if let Some(catalog) = view.nearest_catalog(Era::Modern, CapabilitySet::BARE) {
+                for kind in ListingKind::ALL {
+                    let listing = catalog.listing(kind);
+                    out.listing(name, kind.member(), listing.bytes(), listing.tokens());
+                }
+            }
+            out.server_state(name, view.state.word(), STATES);
         }
     }
 }

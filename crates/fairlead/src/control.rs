@@ -25,8 +25,6 @@ use std::{
 const PREFIX: &str = "/control/v1/";
 /// Connections at most: clients on standard streams have a few each.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
-/// Bytes of JSON per token, as a rule of thumb. Tokenizers differ by more than its error.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// What can be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +79,7 @@ pub(crate) struct ServerRow {
     pub(crate) prompts: Option<usize>,
     /// Size of everything it lists.
     pub(crate) bytes: Option<usize>,
-    /// The same in tokens, estimated from bytes.
+    /// The same in tokens, estimated.
     pub(crate) tokens: Option<usize>,
     /// The lists come from an earlier run, or from before a failure.
     pub(crate) stale: bool,
@@ -106,7 +104,7 @@ pub(crate) struct ItemRow {
     /// `tool`, `resource`, `template`, `prompt`.
     pub(crate) kind: String,
     pub(crate) bytes: usize,
-    /// Estimated from bytes.
+    /// Estimated.
     pub(crate) tokens: usize,
     pub(crate) stale: bool,
     /// Why clients do not see it.
@@ -124,9 +122,9 @@ pub(crate) struct StepRow {
     pub(crate) text: String,
 }
 
-/// Tokens of a JSON text, estimated.
-pub(crate) fn tokens(bytes: usize) -> usize {
-    bytes.div_ceil(BYTES_PER_TOKEN)
+/// Tokens of an item, estimated.
+fn tokens(raw: &[u8]) -> usize {
+    std::str::from_utf8(raw).map_or(0, fairlead_core::tokens::estimate)
 }
 
 /// The picture of one server.
@@ -171,7 +169,7 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         templates: count(ListingKind::Templates),
         prompts: count(ListingKind::Prompts),
         bytes,
-        tokens: bytes.map(tokens),
+        tokens: catalog.map(|catalog| ListingKind::ALL.iter().map(|kind| catalog.listing(*kind).tokens()).sum()),
         stale: catalog.is_some() && !view.fresh,
         links: links.len(),
         calls: handle.in_flight(),
@@ -207,7 +205,7 @@ fn item_rows(gateway: &Gateway, kind: Kind, wanted: Option<&str>) -> Vec<ItemRow
                     server: Some(server.name().to_string()),
                     kind: noun(listing).to_owned(),
                     bytes: item.raw.len(),
-                    tokens: tokens(item.raw.len()),
+                    tokens: tokens(&item.raw),
                     stale,
                     hidden: item.reason_hidden,
                     definition,
@@ -242,7 +240,7 @@ pub(crate) fn listed_row(kind: ListingKind, raw: &str) -> Option<ItemRow> {
         server,
         kind: noun(kind).to_owned(),
         bytes: raw.len(),
-        tokens: tokens(raw.len()),
+        tokens: tokens(raw.as_bytes()),
         stale: false,
         hidden: None,
         definition: None,
@@ -407,12 +405,5 @@ mod tests {
         assert_eq!(parameter(Some("name=%zz"), "name"), None);
         assert_eq!(parameter(Some("name=%4"), "name"), None);
         assert_eq!(parameter(Some("other=1"), "name"), None);
-    }
-
-    #[test]
-    fn estimates() {
-        assert_eq!(tokens(0), 0);
-        assert_eq!(tokens(1), 1);
-        assert_eq!(tokens(400), 100);
     }
 }

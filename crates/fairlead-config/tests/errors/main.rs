@@ -78,8 +78,6 @@ fn later_versions() {
 audit: off
 servers:
   a: { command: cat, instances: [], balance: peak_ewma }
-toolsets:
-  t: { mode: search }
 "), @r"
     f.yaml:2:1: `audit` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
@@ -87,8 +85,6 @@ toolsets:
       hint: remove it; `fairlead schema` lists what there is
     f.yaml:4:37: `balance` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
-    f.yaml:6:14: `toolsets.t.mode`: `search` is not available in this version
-      hint: write `full`
     ");
 }
 

@@ -26,7 +26,7 @@ impl Prepared {
         kind: ListingKind,
         items: &[Bytes],
         whole: Option<(Bytes, Era)>,
-        missing: Option<&str>,
+        meta: Option<&str>,
         page_size: usize,
     ) -> Self {
         let mut digest = Sha256::new();
@@ -43,8 +43,8 @@ impl Prepared {
             let page = pages.next().unwrap_or_default();
             let next = (at + 1 < page_count).then(|| message::quote(&format!("{}{}", prepared.mark, at + 1)));
             let older = in_older_words(kind, page);
-            prepared.legacy.push(result(kind, older.as_deref().unwrap_or(page), next.as_deref(), missing, Era::Legacy));
-            prepared.modern.push(result(kind, page, next.as_deref(), missing, Era::Modern));
+            prepared.legacy.push(result(kind, older.as_deref().unwrap_or(page), next.as_deref(), meta, Era::Legacy));
+            prepared.modern.push(result(kind, page, next.as_deref(), meta, Era::Modern));
         }
         if let Some((whole, era)) = whole {
             match era {
@@ -77,7 +77,7 @@ fn in_older_words(kind: ListingKind, items: &[Bytes]) -> Option<Vec<Bytes>> {
     differs.then(|| older.into_iter().zip(items).map(|(older, item)| older.unwrap_or_else(|| item.clone())).collect())
 }
 
-fn result(kind: ListingKind, items: &[Bytes], next: Option<&str>, missing: Option<&str>, era: Era) -> Bytes {
+fn result(kind: ListingKind, items: &[Bytes], next: Option<&str>, meta: Option<&str>, era: Era) -> Bytes {
     let size: usize = items.iter().map(|item| item.len() + 1).sum();
     let mut out = Vec::with_capacity(size + 512);
     out.extend_from_slice(b"{\"");
@@ -94,15 +94,15 @@ fn result(kind: ListingKind, items: &[Bytes], next: Option<&str>, missing: Optio
         out.extend_from_slice(b",\"nextCursor\":");
         out.extend_from_slice(next.as_bytes());
     }
-    let missing = missing.map(|missing| format!("\"fairlead/servers\":{missing}"));
     match era {
         Era::Legacy => {
-            if let Some(missing) = missing {
-                out.extend_from_slice(format!(",\"_meta\":{{{missing}}}").as_bytes());
+            if let Some(meta) = meta {
+                out.extend_from_slice(format!(",\"_meta\":{{{meta}}}").as_bytes());
             }
         }
         Era::Modern => {
-            let members: Vec<String> = [Some(server_info_member()), missing].into_iter().flatten().collect();
+            let members: Vec<String> =
+                [Some(server_info_member()), meta.map(str::to_owned)].into_iter().flatten().collect();
             let scope = format!(
                 ",\"resultType\":\"complete\",\"ttlMs\":{TTL_MS},\"cacheScope\":\"private\",\"_meta\":{{{}}}",
                 members.join(",")

@@ -149,6 +149,22 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
     for (server, count) in &gauges.links {
         family.encode_family(&[("mcp_server", server.as_str())])?.encode_gauge(&as_gauge(*count))?;
     }
+    listings(encoder, gauges)
+}
+
+fn listings(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    type Pick = fn(&(u64, u64)) -> u64;
+    let families: [(&str, &str, Pick); 2] = [
+        ("fairlead_listing_bytes", "Bytes of what a server lists", |size| size.0),
+        ("fairlead_listing_tokens", "Tokens of what a server lists, estimated", |size| size.1),
+    ];
+    for (name, help, pick) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for ((server, list), size) in &gauges.listings {
+            let labels = [("mcp_server", server.as_str()), ("list", list)];
+            family.encode_family(&labels)?.encode_gauge(&as_gauge(pick(size)))?;
+        }
+    }
     Ok(())
 }
 

@@ -26,6 +26,8 @@ pub struct GaugeSink {
     pub(super) limit_refusals: BTreeMap<(String, &'static str), u64>,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
+    /// Bytes and tokens by server and list.
+    pub(super) listings: BTreeMap<(String, &'static str), (u64, u64)>,
 }
 
 /// The state of a server, among all it could be in.
@@ -99,5 +101,10 @@ impl GaugeSink {
     /// Open links (connections, sessions or processes) to a server.
     pub fn links(&mut self, server: &str, count: usize) {
         *self.links.entry(server.to_owned()).or_default() += count as u64;
+    }
+
+    /// What one list of a server takes: bytes, and tokens as far as they can be estimated.
+    pub fn listing(&mut self, server: &str, list: &'static str, bytes: usize, tokens: usize) {
+        self.listings.insert((server.to_owned(), list), (bytes as u64, tokens as u64));
     }
 }

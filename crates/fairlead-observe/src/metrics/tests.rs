@@ -24,6 +24,7 @@ impl Gauges for Fixed {
         out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);
+        out.listing("files", "tools", 900, 200);
     }
 }
 
@@ -149,6 +150,8 @@ fn states_are_read_when_scraped_and_added_up() {
     has(&text, "fairlead_subscriptions 16");
     has(&text, "fairlead_tasks 18");
     has(&text, "fairlead_processes 8");
+    has(&text, "fairlead_listing_bytes{mcp_server=\"files\",list=\"tools\"} 900");
+    has(&text, "fairlead_listing_tokens{mcp_server=\"files\",list=\"tools\"} 200");
     has(&text, "fairlead_replay_bytes 14");
     has(&text, "fairlead_links{mcp_server=\"files\"} 10");
     has(&text, "fairlead_server_state{mcp_server=\"files\",state=\"ready\"} 1");

@@ -21,6 +21,7 @@ mod quirks;
 mod real;
 mod reload;
 mod resume;
+mod search;
 mod sessions;
 mod soak;
 mod subscriptions;

@@ -1,0 +1,133 @@
+//! Toolsets: a named selection of the catalog, and how much of it a client is shown. What people write and what the
+//! program uses stand together here, because nothing else needs either.
+
+use crate::{Glob, build::Builder, check::shorten, leaf::PatternText};
+use fairlead_core::ServerName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Tokens that a list of tools may take with `mode: budget`, where nothing else is said.
+const BUDGET: usize = 8_000;
+
+/// A named selection of the catalog.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolsetFile {
+    /// Patterns on exposed names of which one must match; none means everything. Their order counts with
+    /// `mode: budget`: tools of an earlier pattern are kept before those of a later one.
+    pub include: Vec<PatternText>,
+    /// Patterns on exposed names of which none may match.
+    pub exclude: Vec<PatternText>,
+    /// What a client is shown: `full`, every tool that is selected; `search`, two tools that find and call the others;
+    /// `budget`, every tool as far as `budget` reaches.
+    pub mode: ModeFile,
+    /// Tokens that the list of tools may take with `mode: budget`. Default: 8000.
+    #[schemars(range(min = 100, max = 10_000_000))]
+    pub budget: Option<usize>,
+    /// What `find_tools` answers with `mode: search`.
+    pub find: FindFile,
+}
+
+/// What a client of a toolset is shown.
+#[derive(Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum ModeFile {
+    #[default]
+    Full,
+    Search,
+    Budget,
+}
+
+/// What `find_tools` answers.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FindFile {
+    /// Tokens that an answer may take.
+    #[schemars(range(min = 200, max = 100_000))]
+    pub tokens: usize,
+    /// Tools that are found at most, where the client does not ask for fewer or more.
+    #[schemars(range(min = 1, max = 20))]
+    pub tools: usize,
+}
+
+impl Default for FindFile {
+    fn default() -> Self {
+        Self { tokens: 2_000, tools: 5 }
+    }
+}
+
+/// A named selection of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toolset {
+    /// Its name, a segment of the path `/mcp/{toolset}`.
+    pub name: String,
+    /// Patterns on exposed names of which one must match; none means everything.
+    pub include: Vec<Glob>,
+    /// Patterns on exposed names of which none may match.
+    pub exclude: Vec<Glob>,
+    /// What a client is shown of its tools.
+    pub mode: Mode,
+}
+
+/// What a client of a toolset is shown of its tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All of them, as they are.
+    Full,
+    /// Two tools instead: one that finds, one that calls.
+    Search(Find),
+    /// As much of them as the budget allows.
+    Budget {
+        /// Tokens that the list may take.
+        tokens: usize,
+    },
+}
+
+/// Bounds of what a search answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Find {
+    /// Tokens that an answer may take.
+    pub tokens: usize,
+    /// Tools that are found at most, where nothing else is asked for.
+    pub tools: usize,
+}
+
+impl Toolset {
+    /// Whether the item exposed as `exposed_name` belongs to the toolset.
+    #[must_use]
+    pub fn permits(&self, exposed_name: &str) -> bool {
+        (self.include.is_empty() || self.include.iter().any(|glob| glob.matches(exposed_name)))
+            && !self.exclude.iter().any(|glob| glob.matches(exposed_name))
+    }
+
+    /// Which pattern lets the item in: the lower, the more it is wanted.
+    #[must_use]
+    pub fn rank(&self, exposed_name: &str) -> usize {
+        self.include.iter().position(|glob| glob.matches(exposed_name)).unwrap_or(self.include.len())
+    }
+}
+
+impl Builder<'_> {
+    pub(crate) fn toolset(&mut self, name: String, file: ToolsetFile) -> Toolset {
+        if ServerName::parse(&name).is_err() {
+            let message = format!("`{}` cannot be the name of a toolset", shorten(&name));
+            let hint =
+                format!("names of toolsets follow the rules for servers: write `{}`", ServerName::normalise(&name));
+            self.key_error(&["toolsets", &name], message, hint);
+        }
+        for (key, mode, goes_with) in [("budget", "budget", ModeFile::Budget), ("find", "search", ModeFile::Search)] {
+            if file.mode != goes_with && self.has(&["toolsets", &name, key]) {
+                let message = format!("`{key}` has no effect here");
+                self.key_warning(&["toolsets", &name, key], message, format!("it goes with `mode: {mode}`"));
+            }
+        }
+        let mode = match file.mode {
+            ModeFile::Full => Mode::Full,
+            ModeFile::Search => Mode::Search(Find { tokens: file.find.tokens, tools: file.find.tools }),
+            ModeFile::Budget => Mode::Budget { tokens: file.budget.unwrap_or(BUDGET) },
+        };
+        let globs = |patterns: Vec<PatternText>| patterns.into_iter().map(|pattern| pattern.0).collect();
+        Toolset { name, include: globs(file.include), exclude: globs(file.exclude), mode }
+    }
+}
