@@ -6,11 +6,12 @@ mod transport;
 use crate::{
     Config, Glob, Limits, Problem, Secret, ServerLimits,
     check::shorten,
+    connections::{Connections, ConnectionsFile},
     file::{AdminFile, ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
     leaf::{PatternText, SecretText},
     model::{
-        Admin, Bridge, Catalog, Connections, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server,
-        Sessions, Share, Start, Stdio, Tasks, Timeouts,
+        Admin, Bridge, Catalog, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server, Sessions, Share,
+        Start, Stdio, Tasks, Timeouts,
     },
     reference::{is_variable, read_env_file},
     rules::{ServerRules, ToolRule, ToolRuleFile},
@@ -293,10 +294,7 @@ impl Builder<'_> {
             tools: Filter { allow: globs(file.tools.allow), deny: globs(file.tools.deny) },
             max_message: file.max_message.0,
             protocol: file.protocol.map(|written| revision(written).as_str().to_owned()),
-            connections: Connections {
-                max_idle: file.connections.max_idle,
-                idle_timeout: file.connections.idle_timeout.0,
-            },
+            connections: self.connections(name, &file.connections),
             disabled: file.disabled,
         })
     }
@@ -318,6 +316,16 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    fn connections(&mut self, name: &str, file: &ConnectionsFile) -> Connections {
+        let bound = file.max.map_or(file.max_idle, |max| max.min(file.max_idle));
+        if file.min_idle > bound {
+            let path = ["servers", name, "connections", "min_idle"];
+            let hint = format!("write at most `{bound}`, or raise the other two");
+            self.error(&path, "`min_idle` is more than `max_idle` or `max`", hint);
+        }
+        Connections::of(file)
     }
 
     fn without_effect(&mut self, name: &str, keys: &[&str], because: &str) {

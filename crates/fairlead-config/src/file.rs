@@ -4,6 +4,7 @@
 
 use crate::limits::{LimitsFile, ServerLimitsFile};
 use crate::{
+    connections::ConnectionsFile,
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     rules::ToolsFile,
     toolset::ToolsetFile,
@@ -610,23 +611,6 @@ impl Default for TimeoutFile {
             idle: DurationText(Duration::from_secs(60)),
             call: DurationText(Duration::from_secs(600)),
         }
-    }
-}
-
-/// The connection pool of a server with a `url`.
-#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConnectionsFile {
-    /// Idle connections kept at most, per worker. Fewer than calls come at once means connecting anew all the time.
-    #[schemars(range(min = 0, max = 100_000))]
-    pub max_idle: usize,
-    /// How long an idle connection is kept.
-    pub idle_timeout: DurationText,
-}
-
-impl Default for ConnectionsFile {
-    fn default() -> Self {
-        Self { max_idle: 256, idle_timeout: DurationText(Duration::from_secs(60)) }
     }
 }
 

@@ -8,6 +8,7 @@
 mod build;
 mod check;
 mod client_format;
+pub mod connections;
 mod decode;
 pub mod diff;
 pub mod file;
@@ -27,13 +28,14 @@ mod syntax;
 pub mod toolset;
 mod tree;
 
+pub use connections::{Connections, Evict, Reuse};
 pub use diff::{Diff, diff};
 pub use file::{ConfigFile, schema};
 pub use glob::{Glob, GlobError};
 pub use limits::{Limits, Period, Quota, Rate, ServerLimits, Shape};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{
-    Admin, Bridge, Catalog, Config, Connections, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,
+    Admin, Bridge, Catalog, Config, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,
     ResourceUris, Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Transport, Url, UrlError, WebSocket,
 };
 pub use problem::{Problem, Problems, Severity};

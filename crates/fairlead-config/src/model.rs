@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Glob, Limits, Problem, Secret, ServerRules, Toolset};
+use crate::{Connections, Glob, Limits, Problem, Secret, ServerRules, Toolset};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -258,15 +258,6 @@ pub enum ResourceUris {
     Keep,
     /// As `fairlead+<server>:<original>`.
     Prefix,
-}
-
-/// The connection pool of an HTTP server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connections {
-    /// Idle connections kept at most.
-    pub max_idle: usize,
-    /// How long an idle connection is kept.
-    pub idle_timeout: Duration,
 }
 
 /// How a server is reached.

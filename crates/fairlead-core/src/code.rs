@@ -79,6 +79,8 @@ pub enum Code {
     ParkedCallLost = 1310,
     /// As many calls wait for an answer of their client as may.
     TooManyParked = 1311,
+    /// None of the connections a server may have became free in time; the call was not made.
+    NoConnection = 1315,
     /// The configuration cannot be read or is not valid.
     BadConfig = 1401,
     /// Another instance runs on this data directory.
@@ -158,6 +160,7 @@ table! {
     BadRequestState 400 -32602 "the request state is not valid"
     ParkedCallLost 502 -31502 "the waiting call is lost"
     TooManyParked 503 -31503 "too many calls wait for an answer"
+    NoConnection 503 -31503 "no connection became free"
     BadConfig 500 -32603 "the configuration is not valid"
     DataDirLocked 500 -32603 "another instance uses the data directory"
     DataDir 500 -32603 "the data directory cannot be used"

@@ -72,6 +72,8 @@ pub enum UpstreamErrorKind {
     Garbage,
     /// The cap on sessions or processes is reached.
     AtCapacity,
+    /// None of the connections there may be became free in time.
+    NoConnection,
     /// A message over the limit.
     TooLarge,
     /// The server no longer knows the session (legacy HTTP 404).
@@ -113,7 +115,7 @@ impl UpstreamError {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self.kind {
-            UpstreamErrorKind::AtCapacity => Blame::Gateway,
+            UpstreamErrorKind::AtCapacity | UpstreamErrorKind::NoConnection => Blame::Gateway,
             _ => Blame::Upstream,
         }
     }
@@ -127,6 +129,7 @@ impl UpstreamError {
             UpstreamErrorKind::Lost | UpstreamErrorKind::SessionLost => Code::ServerLost,
             UpstreamErrorKind::Garbage => Code::ServerGarbage,
             UpstreamErrorKind::AtCapacity => Code::ServerAtCapacity,
+            UpstreamErrorKind::NoConnection => Code::NoConnection,
             UpstreamErrorKind::TooLarge => Code::ServerMessageTooLarge,
             UpstreamErrorKind::Gone => Code::UnknownTask,
         }

@@ -322,6 +322,13 @@ impl Gateway {
         listen::serve(self, worker, door, request).await
     }
 
+    /// Has the connections of `worker` to servers looked after, on its runtime.
+    pub(crate) fn tend_connections(&self, worker: Worker) {
+        for server in self.0.snapshot.load().servers.iter() {
+            server.handle.tend_connections(worker);
+        }
+    }
+
     /// Handles on the configured servers, in configuration order.
     #[must_use]
     pub fn servers(&self) -> Vec<ServerHandle> {

@@ -101,6 +101,7 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
             _ = look.tick() => {
                 let listen = &gateway.config().listen;
                 connections.look(listen.header_timeout, listen.idle_timeout);
+                gateway.tend_connections(worker);
                 continue;
             }
         };

@@ -9,5 +9,6 @@ pub mod logging;
 pub mod metrics;
 
 pub use metrics::{
-    CallRecord, CallStatus, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE, QuestionOutcome, ServerMetrics,
+    CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE, QuestionOutcome,
+    ServerMetrics,
 };

@@ -7,6 +7,7 @@
 //! The histogram is ours: the one of `prometheus-client` takes a lock per observation. The text format, its escaping
 //! and its order are the library's. `docs/metrics.md` lists every metric; a test compares.
 
+mod connections;
 mod expose;
 mod gauges;
 mod histogram;
@@ -14,7 +15,7 @@ mod process;
 mod server;
 mod status;
 
-pub use gauges::{GaugeSink, Gauges};
+pub use gauges::{ConnectionGauges, GaugeSink, Gauges};
 pub use server::{CallRecord, QuestionOutcome, ServerMetrics};
 pub use status::CallStatus;
 

@@ -4,7 +4,7 @@ use crate::{
     catalog::{self, Catalog},
     event::ServerEvent,
     exchange::{Exchange, Outbound, Starting},
-    http_client::Worker,
+    http_client::{HttpClients, PoolStats, Worker},
     instance::Instance,
     link::{Link, LinkKey, Roots, ShareKey},
     owner::{
@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) watches: Arc<Watches>,
     /// An earlier run tried the server, and it never listed anything.
     pub(crate) tried: bool,
+    /// The pools of connections, for a server reached over HTTP.
+    pub(crate) clients: Option<HttpClients>,
     /// When each catalog was first asked for: only then it is waited for.
     pub(crate) first_asked: Mutex<HashMap<CatalogKey, Instant>>,
 }
@@ -278,6 +280,20 @@ impl ServerHandle {
     #[must_use]
     pub fn links(&self) -> Vec<Arc<Link>> {
         self.0.pools.load().values().flat_map(|pool| pool.links.load().iter().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// The connections to a server reached over HTTP.
+    #[must_use]
+    pub fn connections(&self) -> Option<PoolStats> {
+        self.0.clients.as_ref().map(HttpClients::stats)
+    }
+
+    /// Has the connections of `worker` closed that rested or lived too long, and others opened ahead. To be called on
+    /// its runtime, about once a second.
+    pub fn tend_connections(&self, worker: Worker) {
+        if let Some(clients) = &self.0.clients {
+            clients.tend(worker);
+        }
     }
 
     /// Calls in flight.

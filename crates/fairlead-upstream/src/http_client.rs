@@ -1,19 +1,23 @@
-//! Pooled HTTP clients for the data plane: one hyper client per worker thread, so that a connection
+//! Connections of the data plane to servers reached over HTTP: one pool per worker thread, so that a connection
 //! is driven by the runtime that uses it and no call crosses threads.
+//!
+//! `pool` keeps the connections, `connect` opens them by way of `reach`, `request` sends over them.
 
+mod connect;
+mod counts;
+mod pool;
 mod reach;
+mod request;
 
-use bytes::Bytes;
+pub use counts::PoolStats;
+pub(crate) use request::{Body, PoolError, ResponseFuture};
+
 use fairlead_config::Connections;
 use http::{
     HeaderValue, Uri,
     uri::{PathAndQuery, Scheme},
 };
-use http_body_util::Full;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use pool::{Pool, Rules};
 use reach::Reach;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -27,9 +31,6 @@ impl Worker {
     /// The control runtime, where owners live.
     pub const CONTROL: Self = Self(usize::MAX);
 }
-
-/// A hyper client with its connection pool.
-pub(crate) type HttpClient = Client<Reach, Full<Bytes>>;
 
 /// How upstream TLS is checked: by the platform's roots when some server is reached by `https`,
 /// and without any roots (so that a handshake would fail) when none is. Reading the roots costs
@@ -48,16 +49,19 @@ pub fn tls_config(any_https: bool) -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
-/// One client per worker.
+/// The pools of one server.
 #[derive(Clone)]
 pub struct HttpClients {
-    clients: Arc<[HttpClient]>,
+    /// One per worker.
+    pools: Arc<[Arc<Pool>]>,
+    /// The one for calls where the connections of all workers together are bounded.
+    bounded: Option<Arc<Pool>>,
     address: Uri,
-    host: Option<HeaderValue>,
+    host: HeaderValue,
 }
 
 impl HttpClients {
-    /// Clients of the server at `server`, which may listen on a Unix `socket`, for `workers` runtimes
+    /// Pools of the server at `server`, which may listen on a Unix `socket`, for `workers` runtimes
     /// (the control runtime included).
     #[must_use]
     pub fn new(
@@ -65,38 +69,20 @@ impl HttpClients {
         server: &Uri,
         socket: Option<&Path>,
         connect: Duration,
-        pool: &Connections,
+        connections: &Connections,
         tls: &ClientConfig,
     ) -> Self {
-        let clients = (0..workers.max(1))
-            .map(|_| {
-                let mut tcp = HttpConnector::new();
-                tcp.enforce_http(false);
-                tcp.set_nodelay(true);
-                tcp.set_connect_timeout(Some(connect));
-                tcp.set_keepalive(Some(Duration::from_secs(60)));
-                let connector = hyper_rustls::HttpsConnectorBuilder::new()
-                    .with_tls_config(tls.clone())
-                    .https_or_http()
-                    .enable_http1()
-                    .enable_http2()
-                    .wrap_connector(tcp);
-                Client::builder(TokioExecutor::new())
-                    .pool_timer(TokioTimer::new())
-                    .timer(TokioTimer::new())
-                    .pool_idle_timeout(pool.idle_timeout)
-                    .pool_max_idle_per_host(pool.max_idle)
-                    .build(match socket {
-                        Some(path) => Reach::Socket { path: path.into(), connect },
-                        None => Reach::Net { connector, server: server.clone() },
-                    })
-            })
-            .collect();
-        let (address, host) = match short_address(server) {
-            Some((address, host)) => (address, Some(host)),
-            None => (server.clone(), None),
+        let pool = |connections: Connections| {
+            Pool::new(Reach::new(socket, connect, tls), server.clone(), Rules { connections, connect })
         };
-        Self { clients, address, host }
+        let of_worker = |number: usize| {
+            // What is opened ahead is for calls, and those of the control runtime are few.
+            let ahead = if connections.max.is_none() && number + 1 < workers { connections.min_idle } else { 0 };
+            pool(Connections { min_idle: ahead, max: None, ..connections.clone() })
+        };
+        let pools = (0..workers.max(1)).map(of_worker).collect();
+        let bounded = connections.max.is_some().then(|| pool(connections.clone()));
+        Self { pools, bounded, address: path_of(server), host: host_of(server) }
     }
 
     /// What requests are addressed to.
@@ -106,41 +92,61 @@ impl HttpClients {
 
     /// The same server's address of another path.
     pub(crate) fn at(&self, path: PathAndQuery) -> Uri {
-        let mut parts = self.address.clone().into_parts();
-        parts.path_and_query = Some(path);
-        Uri::from_parts(parts).expect("invariant: only the path of a whole address was changed")
+        Uri::from(path)
     }
 
-    /// What their `Host` header says, where the client does not make it from the address.
-    pub(crate) fn host(&self) -> Option<&HeaderValue> {
-        self.host.as_ref()
+    /// What their `Host` header says.
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
-    /// The client of a worker.
-    pub(crate) fn of(&self, worker: Worker) -> &HttpClient {
-        &self.clients[worker.0.min(self.clients.len() - 1)]
+    /// The pool for the calls of a worker.
+    pub(crate) fn of(&self, worker: Worker) -> &Arc<Pool> {
+        self.bounded.as_ref().unwrap_or_else(|| self.listening(worker))
+    }
+
+    /// The pool for what a worker keeps open to listen on: that must not keep calls from their connections.
+    pub(crate) fn listening(&self, worker: Worker) -> &Arc<Pool> {
+        &self.pools[worker.0.min(self.pools.len() - 1)]
+    }
+
+    /// Closes what has rested or lived too long, and opens connections ahead. To be called on the runtime of `worker`.
+    pub(crate) fn tend(&self, worker: Worker) {
+        self.listening(worker).tend();
+        if let Some(bounded) = &self.bounded {
+            bounded.tend();
+        }
+    }
+
+    /// What all of them hold.
+    pub(crate) fn stats(&self) -> PoolStats {
+        let mut stats = PoolStats::default();
+        for pool in self.pools.iter().chain(&self.bounded) {
+            pool.add_to(&mut stats);
+        }
+        stats
     }
 }
 
-/// The one-letter form of a plain HTTP address, and the `Host` header it stands for (RFC 9110,
-/// section 7.2: the port is left out where it is the scheme's own).
-fn short_address(server: &Uri) -> Option<(Uri, HeaderValue)> {
-    if server.scheme() != Some(&Scheme::HTTP) {
-        return None;
-    }
-    let name = server.host()?;
+/// What a request line names: the server is known by its connection.
+fn path_of(server: &Uri) -> Uri {
+    server.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from)
+}
+
+/// The `Host` header (RFC 9110, section 7.2: the port is left out where it is the scheme's own).
+fn host_of(server: &Uri) -> HeaderValue {
+    let name = server.host().unwrap_or_default();
+    let own = if server.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
     let host = match server.port_u16() {
-        Some(port) if port != 80 => HeaderValue::from_str(&format!("{name}:{port}")),
+        Some(port) if port != own => HeaderValue::from_str(&format!("{name}:{port}")),
         _ => HeaderValue::from_str(name),
     };
-    let path = server.path_and_query().map_or("/", PathAndQuery::as_str);
-    let address = Uri::builder().scheme(Scheme::HTTP).authority("s").path_and_query(path).build();
-    Some((address.ok()?, host.ok()?))
+    host.unwrap_or(HeaderValue::from_static(""))
 }
 
 impl fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HttpClients({})", self.clients.len())
+        write!(f, "HttpClients({})", self.pools.len())
     }
 }
 
@@ -149,16 +155,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_addresses_are_short_and_name_their_host() {
-        for (server, expected) in [
-            ("http://127.0.0.1:9000/mcp?x=1", Some(("http://s/mcp?x=1", "127.0.0.1:9000"))),
-            ("http://crm.example.com:80/mcp", Some(("http://s/mcp", "crm.example.com"))),
-            ("http://[::1]:8080/mcp", Some(("http://s/mcp", "[::1]:8080"))),
-            ("https://crm.example.com/mcp", None),
+    fn requests_name_a_path_and_their_host() {
+        for (server, path, host) in [
+            ("http://127.0.0.1:9000/mcp?x=1", "/mcp?x=1", "127.0.0.1:9000"),
+            ("http://crm.example.com:80/mcp", "/mcp", "crm.example.com"),
+            ("http://crm.example.com", "/", "crm.example.com"),
+            ("http://[::1]:8080/mcp", "/mcp", "[::1]:8080"),
+            ("https://crm.example.com/mcp", "/mcp", "crm.example.com"),
+            ("https://crm.example.com:80/mcp", "/mcp", "crm.example.com:80"),
         ] {
-            let short = short_address(&server.parse().expect("a URI"));
-            let short = short.map(|(address, host)| (address.to_string(), host.to_str().expect("text").to_owned()));
-            assert_eq!(short, expected.map(|(address, host)| (address.to_owned(), host.to_owned())), "{server}");
+            let uri = server.parse().expect("a URI");
+            assert_eq!(path_of(&uri).to_string(), path, "{server}");
+            assert_eq!(host_of(&uri), host, "{server}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub use event::ServerEvent;
 pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting};
 pub use fairlead_process::GuardBinary;
 pub use handle::{Avoid, Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
-pub use http_client::Worker;
+pub use http_client::{PoolStats, Worker};
 pub use instance::{CallEnd, Gate, Instance};
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
 pub use owner::{Environment, Running, start};

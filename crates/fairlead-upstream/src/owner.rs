@@ -165,6 +165,7 @@ pub fn start(
         remembered,
         watches,
         tried,
+        clients: clients.clone(),
         first_asked: std::sync::Mutex::default(),
     });
     let owner = Owner {

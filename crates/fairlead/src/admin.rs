@@ -7,8 +7,8 @@ use crate::control::{ServerRow, server_row};
 use bytes::Bytes;
 use fairlead_core::Code;
 use fairlead_gateway::Gateway;
-use fairlead_observe::{GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
-use fairlead_upstream::ListingKind;
+use fairlead_observe::{ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
+use fairlead_upstream::{ListingKind, PoolStats};
 use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -120,8 +120,23 @@ impl Gauges for Watched {
                     out.listing(name, kind.member(), listing.bytes(), listing.tokens());
                 }
             }
+            if let Some(pool) = server.connections() {
+                out.connections(name, connections(&pool));
+            }
             out.server_state(name, view.state.word(), STATES);
         }
+    }
+}
+
+/// What the metrics say of a server's connections.
+fn connections(pool: &PoolStats) -> ConnectionGauges {
+    ConnectionGauges {
+        states: [("idle", pool.idle), ("in_use", pool.in_use()), ("connecting", pool.connecting)],
+        waiting: pool.waiting,
+        opened: pool.opened,
+        failed: pool.failed,
+        timed_out: pool.timed_out,
+        closed: pool.closed().collect(),
     }
 }
 

@@ -9,12 +9,13 @@ use crate::linger::{Attached, Hold};
 use bytes::Bytes;
 use fairlead_config::Start;
 use fairlead_gateway::{Door, Gateway};
-use fairlead_upstream::{ListingKind, ServerHandle, State, Worker};
+use fairlead_upstream::{ListingKind, PoolStats, ServerHandle, State, Worker};
 use fairlead_wire::{CapabilitySet, Era, list};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
@@ -88,8 +89,46 @@ pub(crate) struct ServerRow {
     pub(crate) calls: usize,
     /// Process ids.
     pub(crate) processes: Vec<u32>,
+    /// The pool of connections, for a server reached over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) connections: Option<ConnectionsRow>,
     /// What is wrong: the server as a whole, or one of its lists.
     pub(crate) error: Option<String>,
+}
+
+/// The connections to one server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ConnectionsRow {
+    pub(crate) open: usize,
+    pub(crate) idle: usize,
+    pub(crate) in_use: usize,
+    pub(crate) connecting: usize,
+    /// Calls that wait for one.
+    pub(crate) waiting: usize,
+    /// Ever opened.
+    pub(crate) opened: u64,
+    /// Attempts that failed.
+    pub(crate) failed: u64,
+    /// Calls that waited longer than `acquire_timeout`.
+    pub(crate) timed_out: u64,
+    /// Ever closed, by the reason.
+    pub(crate) closed: BTreeMap<String, u64>,
+}
+
+impl From<PoolStats> for ConnectionsRow {
+    fn from(stats: PoolStats) -> Self {
+        Self {
+            open: stats.open,
+            idle: stats.idle,
+            in_use: stats.in_use(),
+            connecting: stats.connecting,
+            waiting: stats.waiting,
+            opened: stats.opened,
+            failed: stats.failed,
+            timed_out: stats.timed_out,
+            closed: stats.closed().map(|(why, count)| (why.to_owned(), count)).collect(),
+        }
+    }
 }
 
 /// One tool, resource, template or prompt.
@@ -174,6 +213,7 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         links: links.len(),
         calls: handle.in_flight(),
         processes: links.iter().filter_map(|link| link.process_id()).collect(),
+        connections: handle.connections().map(ConnectionsRow::from),
         error: down
             .or_else(unlisted)
             .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}"))),

@@ -1,6 +1,6 @@
 //! From counters to OpenMetrics families. Names and help texts stand here and in `docs/metrics.md`.
 
-use super::{State, gauges::GaugeSink, histogram::Reading, process, server::ServerMetrics, status};
+use super::{State, connections, gauges::GaugeSink, histogram::Reading, process, server::ServerMetrics, status};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
@@ -28,6 +28,7 @@ impl Collector for Exposition {
         questions(&mut encoder, &servers)?;
         self.refusals(&mut encoder)?;
         states(&mut encoder, &gauges)?;
+        connections::encode(&mut encoder, &gauges)?;
         process_metrics(&mut encoder)
     }
 }
@@ -181,7 +182,7 @@ fn process_metrics(encoder: &mut DescriptorEncoder) -> fmt::Result {
     Ok(())
 }
 
-fn as_gauge(value: u64) -> i64 {
+pub(super) fn as_gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -189,7 +190,7 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) ->
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&as_gauge(value))
 }
 
-fn counter(mut encoder: MetricEncoder, value: u64) -> fmt::Result {
+pub(super) fn counter(mut encoder: MetricEncoder, value: u64) -> fmt::Result {
     encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None)
 }
 

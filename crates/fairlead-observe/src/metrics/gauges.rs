@@ -28,6 +28,24 @@ pub struct GaugeSink {
     pub(super) links: BTreeMap<String, u64>,
     /// Bytes and tokens by server and list.
     pub(super) listings: BTreeMap<(String, &'static str), (u64, u64)>,
+    pub(super) connections: BTreeMap<String, ConnectionGauges>,
+}
+
+/// The connections to a server reached over HTTP.
+#[derive(Debug, Clone)]
+pub struct ConnectionGauges {
+    /// Connections by what they do.
+    pub states: [(&'static str, usize); 3],
+    /// Calls that wait for one.
+    pub waiting: usize,
+    /// Connections ever opened.
+    pub opened: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Calls that waited too long.
+    pub timed_out: u64,
+    /// Connections ever closed, by the reason.
+    pub closed: Vec<(&'static str, u64)>,
 }
 
 /// The state of a server, among all it could be in.
@@ -106,5 +124,10 @@ impl GaugeSink {
     /// What one list of a server takes: bytes, and tokens as far as they can be estimated.
     pub fn listing(&mut self, server: &str, list: &'static str, bytes: usize, tokens: usize) {
         self.listings.insert((server.to_owned(), list), (bytes as u64, tokens as u64));
+    }
+
+    /// The connections to a server reached over HTTP.
+    pub fn connections(&mut self, server: &str, connections: ConnectionGauges) {
+        self.connections.insert(server.to_owned(), connections);
     }
 }

@@ -25,6 +25,17 @@ impl Gauges for Fixed {
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);
         out.listing("files", "tools", 900, 200);
+        out.connections(
+            "files",
+            ConnectionGauges {
+                states: [("idle", 2), ("in_use", 1), ("connecting", 0)],
+                waiting: 4,
+                opened: 9,
+                failed: 1,
+                timed_out: 2,
+                closed: vec![("idle", 5), ("lifetime", 1)],
+            },
+        );
     }
 }
 

@@ -78,7 +78,7 @@ impl Opener {
             },
             Transport::Http(http) => {
                 let clients = self.clients.clone().expect("invariant: an HTTP server has HTTP clients");
-                let headers = static_headers(exposed(&http.headers), clients.host());
+                let headers = static_headers(exposed(&http.headers), Some(clients.host()));
                 Ok(Wire::Http(HttpWire::new(clients, headers, inbound, max_message)))
             }
             Transport::WebSocket(target) => {
@@ -135,7 +135,7 @@ impl Opener {
 
     async fn dial_sse(&self, http: &Http, inbound: Arc<Inbound>, deadline: Instant) -> Result<Wire, sse::Refused> {
         let clients = self.clients.as_ref().expect("invariant: an HTTP server has HTTP clients");
-        let headers = static_headers(exposed(&http.headers), clients.host());
+        let headers = static_headers(exposed(&http.headers), Some(clients.host()));
         let max_message = self.server.max_message;
         sse::connect(clients, http.url.uri(), &headers, deadline, inbound, max_message).await.map(Wire::Connection)
     }

@@ -1,4 +1,4 @@
-//! How a pooled client connects to its one server: over TCP, with or without TLS, or by a Unix socket.
+//! How a pool connects to its one server: over TCP, with or without TLS, or by a Unix socket.
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -7,6 +7,7 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection, HttpConnector},
     rt::TokioIo,
 };
+use rustls::ClientConfig;
 use std::{
     error::Error,
     future::Future,
@@ -20,18 +21,38 @@ use std::{
 use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
 
-/// Connects to the one server its client is for.
-///
-/// A client's pool looks its connections up by the scheme and authority of each request, hashed byte
-/// by byte, and makes a `Host` header of them each time. Here there is one server per client, so
-/// over plain HTTP requests are addressed to a name of one letter, the header is made once, and the
-/// real address is known to this connector alone. Over TLS the address is part of the protocol and
-/// stays what it is.
+/// Connects to the one server its pool is for.
 #[derive(Debug, Clone)]
 pub(crate) enum Reach {
-    Net { connector: HttpsConnector<HttpConnector>, server: Uri },
-    Socket { path: Arc<Path>, connect: Duration },
+    Net(HttpsConnector<HttpConnector>),
+    Socket(Arc<Path>),
+    #[cfg(test)]
+    Memory(tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>),
 }
+
+impl Reach {
+    /// The way to `server`, which may listen on a Unix `socket`.
+    pub(super) fn new(socket: Option<&Path>, connect: Duration, tls: &ClientConfig) -> Self {
+        if let Some(path) = socket {
+            return Self::Socket(path.into());
+        }
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect));
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(tcp);
+        Self::Net(connector)
+    }
+}
+
+/// How often the system asks after a connection on which nothing is said.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -42,23 +63,26 @@ impl Service<Uri> for Reach {
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
-            Reach::Net { connector, .. } => connector.poll_ready(context),
-            Reach::Socket { .. } => Poll::Ready(Ok(())),
+            Reach::Net(connector) => connector.poll_ready(context),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
+    fn call(&mut self, server: Uri) -> Self::Future {
         match self {
-            Reach::Net { connector, server } => {
-                let connecting = connector.call(server.clone());
+            Reach::Net(connector) => {
+                let connecting = connector.call(server);
                 Box::pin(async move { connecting.await.map(Io::Net) })
             }
-            Reach::Socket { path, connect } => {
-                let (path, connect) = (Arc::clone(path), *connect);
-                Box::pin(async move {
-                    let stream = tokio::time::timeout(connect, UnixStream::connect(&path)).await??;
-                    Ok(Io::Socket(TokioIo::new(stream)))
-                })
+            Reach::Socket(path) => {
+                let path = Arc::clone(path);
+                Box::pin(async move { Ok(Io::Socket(TokioIo::new(UnixStream::connect(&path).await?))) })
+            }
+            #[cfg(test)]
+            Reach::Memory(server) => {
+                let (ours, theirs) = tokio::io::duplex(64 * 1024);
+                let sent = server.send(theirs).map_err(|_| BoxError::from("nobody listens"));
+                Box::pin(async move { sent.map(|()| Io::Memory(TokioIo::new(ours))) })
             }
         }
     }
@@ -69,13 +93,15 @@ impl Service<Uri> for Reach {
 pub(crate) enum Io {
     Net(MaybeHttpsStream<TokioIo<TcpStream>>),
     Socket(TokioIo<UnixStream>),
+    #[cfg(test)]
+    Memory(TokioIo<tokio::io::DuplexStream>),
 }
 
 impl Connection for Io {
     fn connected(&self) -> Connected {
         match self {
             Io::Net(stream) => stream.connected(),
-            Io::Socket(_) => Connected::new(),
+            _ => Connected::new(),
         }
     }
 }
@@ -85,6 +111,8 @@ impl Read for Io {
         match self.get_mut() {
             Io::Net(stream) => Pin::new(stream).poll_read(context, buffer),
             Io::Socket(stream) => Pin::new(stream).poll_read(context, buffer),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -94,6 +122,8 @@ impl Write for Io {
         match self.get_mut() {
             Io::Net(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Socket(stream) => Pin::new(stream).poll_write(context, bytes),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -101,6 +131,8 @@ impl Write for Io {
         match self.get_mut() {
             Io::Net(stream) => Pin::new(stream).poll_flush(context),
             Io::Socket(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -108,6 +140,8 @@ impl Write for Io {
         match self.get_mut() {
             Io::Net(stream) => Pin::new(stream).poll_shutdown(context),
             Io::Socket(stream) => Pin::new(stream).poll_shutdown(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -115,6 +149,8 @@ impl Write for Io {
         match self {
             Io::Net(stream) => stream.is_write_vectored(),
             Io::Socket(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Io::Memory(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -126,6 +162,8 @@ impl Write for Io {
         match self.get_mut() {
             Io::Net(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Io::Socket(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
 }

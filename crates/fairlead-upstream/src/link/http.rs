@@ -8,7 +8,7 @@ mod get_stream;
 use crate::{
     event::LinkEvent,
     exchange::{Final, Item, Prepared},
-    http_client::{HttpClients, Worker},
+    http_client::{Body, HttpClients, PoolError, Worker},
     link::inbound::{Inbound, Verdict},
 };
 use answer::{AnswerStream, State};
@@ -18,7 +18,6 @@ use fairlead_wire::{Frame, Kind, Method, Revision, header};
 use get_stream::{Calls, Side};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header as h};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use std::{
     fmt,
     sync::{
@@ -117,7 +116,11 @@ impl HttpWire {
                 return HttpExchange { answer, side, logged: false, held: None };
             }
         }
-        let response = shared.clients.of(worker).request(request);
+        let pool = match prepared.method {
+            Method::Listen => shared.clients.listening(worker),
+            _ => shared.clients.of(worker),
+        };
+        let response = pool.request(request);
         let answer = AnswerStream::new(State::Head(response), prepared.id, prepared.method, task, shared, worker);
         HttpExchange { answer, side, logged: false, held: None }
     }
@@ -260,13 +263,17 @@ pub(super) fn is_sse<B>(response: &Response<B>) -> bool {
         .is_some_and(|start: &[u8; 17]| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-pub(super) fn transport_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
-    if error.is_connect() {
-        UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, "it cannot be reached").because(error)
-    } else {
-        UpstreamError::new(UpstreamErrorKind::Lost, Outcome::Unknown, "the connection broke before it answered")
-            .because(error)
-    }
+pub(super) fn transport_error(error: PoolError) -> UpstreamError {
+    use UpstreamErrorKind::{Lost, NoConnection, Unavailable};
+    let (kind, outcome, what) = match &error {
+        PoolError::Connect(_) | PoolError::Gone => (Unavailable, Outcome::NotMade, "it cannot be reached"),
+        PoolError::AcquireTimeout(_) => {
+            (NoConnection, Outcome::NotMade, "all connections it may have are in use (`connections.max`)")
+        }
+        PoolError::NotSent(_) => (Lost, Outcome::NotMade, "the connection broke before the call was sent"),
+        PoolError::Broken(_) => (Lost, Outcome::Unknown, "the connection broke before it answered"),
+    };
+    UpstreamError::new(kind, outcome, what).because(error)
 }
 
 /// The status of an answer that refused a request, as the cause of an error.
@@ -275,7 +282,7 @@ pub(super) fn transport_error(error: hyper_util::client::legacy::Error) -> Upstr
 pub(crate) struct HttpStatus(pub(crate) u16);
 
 /// Reads a body up to `limit`. `None` when it is larger or breaks off.
-pub(super) async fn collect(mut body: Incoming, limit: usize) -> Option<Bytes> {
+pub(super) async fn collect(mut body: Body, limit: usize) -> Option<Bytes> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let data = frame.ok()?.into_data().unwrap_or_default();

@@ -17,14 +17,13 @@ use super::{
 };
 use crate::{
     event::End,
-    http_client::{HttpClients, Worker},
+    http_client::{Body, HttpClients, Worker},
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::sse::{SseError, SseEvent, SseLimits, SseParser};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, Request, StatusCode, Uri, header as h};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
@@ -72,7 +71,7 @@ pub(crate) async fn connect(
     request.headers_mut().clone_from(headers);
     request.headers_mut().insert(h::ACCEPT, SSE);
     let until = deadline.min(Instant::now() + ENDPOINT_WAIT);
-    let answered = timeout_at(until, clients.of(Worker::CONTROL).request(request)).await;
+    let answered = timeout_at(until, clients.listening(Worker::CONTROL).request(request)).await;
     let response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
@@ -122,7 +121,7 @@ fn not_spoken(what: String) -> Refused {
 
 /// The server's stream, event by event.
 struct EventStream {
-    body: Incoming,
+    body: Body,
     parser: SseParser,
 }
 

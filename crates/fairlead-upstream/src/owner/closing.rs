@@ -5,6 +5,7 @@ use crate::{
     catalog::{self, ListingKind},
     event::End,
     handle::Pools,
+    http_client::Worker,
     link::Link,
     view::State,
 };
@@ -110,6 +111,9 @@ impl Owner {
     /// Looks after what is idle and what is due.
     pub(super) fn look(&mut self) {
         let server = Arc::clone(&self.shared.server);
+        if let Some(clients) = &self.shared.clients {
+            clients.tend(Worker::CONTROL);
+        }
         if self.links().iter().any(|link| !link.is_closed() && link.age() >= STEADY) {
             self.backoff.succeeded();
         }

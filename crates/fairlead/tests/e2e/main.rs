@@ -9,6 +9,7 @@ mod bounds;
 mod bridge_legacy;
 mod bridge_modern;
 mod broken;
+mod connections;
 mod extensions;
 mod healing;
 mod leaks;

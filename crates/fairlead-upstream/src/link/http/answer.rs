@@ -4,7 +4,7 @@ use super::{HttpStatus, SSE, STREAM_RETRY, Shared, is_sse, transport_error};
 use crate::{
     event::{End, LinkEvent},
     exchange::{Final, Item},
-    http_client::Worker,
+    http_client::{Body, PoolError, ResponseFuture, Worker},
 };
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
@@ -15,8 +15,7 @@ use fairlead_wire::{
 };
 use http::{HeaderValue, Response, StatusCode, header as h};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as _, Incoming};
-use hyper_util::client::legacy::ResponseFuture;
+use hyper::body::Body as _;
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Sleep;
 
@@ -24,13 +23,13 @@ use tokio::time::Sleep;
 pub(super) enum State {
     Head(ResponseFuture),
     Json {
-        body: Incoming,
+        body: Body,
         buffer: BytesMut,
         first: Option<Bytes>,
         status: StatusCode,
     },
     Stream {
-        body: Incoming,
+        body: Body,
         parser: SseParser,
     },
     /// The server closed the stream before the answer, which 2025-11-25 lets it do: ask again with
@@ -119,6 +118,9 @@ impl AnswerStream {
             match &mut self.state {
                 State::Head(response) => {
                     let response = response.await.map_err(|error| {
+                        if matches!(error, PoolError::AcquireTimeout(_)) {
+                            return transport_error(error);
+                        }
                         self.shared.inbound.tell(LinkEvent::Suspect { link: self.shared.inbound.link });
                         // The request itself was taken before its stream was picked up again.
                         if self.resumes > 0 { broken().because(error) } else { transport_error(error) }
@@ -217,7 +219,7 @@ impl AnswerStream {
         Ok(())
     }
 
-    fn head(&mut self, response: Response<Incoming>) -> Result<(), UpstreamError> {
+    fn head(&mut self, response: Response<Body>) -> Result<(), UpstreamError> {
         let status = response.status();
         if status.is_success()
             && self.method == Method::Initialize
@@ -308,7 +310,9 @@ impl AnswerStream {
         match frame.kind() {
             Kind::Result | Kind::Error => {
                 self.check_id(&frame)?;
-                self.state = State::Done;
+                if let State::Stream { body, .. } = std::mem::replace(&mut self.state, State::Done) {
+                    body.finish();
+                }
                 Ok(Some(Item::Final(Final { frame, status: None })))
             }
             Kind::Request => {

@@ -155,7 +155,7 @@ impl Shared {
             if let Some(id) = &last_id {
                 request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
             }
-            match self.clients.of(worker).request(request).await {
+            match self.clients.listening(worker).request(request).await {
                 Ok(response) if response.status().is_success() && is_sse(&response) => {
                     if std::mem::replace(&mut was_open, true) && last_id.is_none() {
                         // Without a place to go on from, what the server said meanwhile is lost.
