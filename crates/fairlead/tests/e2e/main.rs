@@ -30,4 +30,5 @@ mod support;
 mod tasks;
 mod tool_rules;
 mod transports;
+mod under_load;
 mod upstream_transports;
