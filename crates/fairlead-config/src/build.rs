@@ -115,6 +115,7 @@ pub(crate) fn build(
             max_age: file.park.max_age.0,
         },
         limits: Limits::build(file.limits),
+        cache: (&file.cache).into(),
         log: Log {
             level: file.log.level,
             format: match file.log.format {
@@ -305,6 +306,7 @@ impl Builder<'_> {
         ServerRules {
             limits: ServerLimits::build(std::mem::take(&mut file.limits)),
             tools: rules.into_iter().filter_map(|(pattern, rule)| self.tool_rule(name, &pattern, rule)).collect(),
+            cache: file.cache.take().map(|cache| Arc::new(cache.into())),
         }
     }
 

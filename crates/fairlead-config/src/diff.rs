@@ -58,6 +58,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("bridge", old.bridge != new.bridge),
         ("park", old.park != new.park),
         ("limits", old.limits != new.limits),
+        ("cache", old.cache != new.cache),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

@@ -6,6 +6,7 @@ use crate::limits::{LimitsFile, ServerLimitsFile};
 use crate::{
     connections::ConnectionsFile,
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
+    reuse::{CacheFile, ServerCacheFile},
     rules::ToolsFile,
     toolset::ToolsetFile,
 };
@@ -48,6 +49,8 @@ pub struct ConfigFile {
     /// How often calls may be made, and how much may be used; `off`, or the word `recommended`. The guard against
     /// identical calls is on in any case.
     pub limits: LimitsFile,
+    /// Bounds of what is kept of answers.
+    pub cache: CacheFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -80,6 +83,7 @@ impl Default for ConfigFile {
             bridge: BridgeFile::default(),
             park: ParkFile::default(),
             limits: LimitsFile::default(),
+            cache: CacheFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -462,6 +466,9 @@ pub struct ServerFile {
     pub resources: ResourcesFile,
     /// Which of its tools are exposed, and what is done with their calls.
     pub tools: ToolsFile,
+    /// What of its answers is given again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ServerCacheFile>,
     /// Largest message it may send.
     pub max_message: SizeText,
     /// Protocol revision to speak instead of detecting one.
@@ -501,6 +508,7 @@ impl Default for ServerFile {
             prefix: true,
             resources: ResourcesFile::Keep,
             tools: ToolsFile::default(),
+            cache: None,
             max_message: SizeText(16 << 20),
             protocol: None,
             connections: ConnectionsFile::default(),

@@ -22,6 +22,7 @@ pub mod model;
 pub mod problem;
 mod reference;
 mod report;
+pub mod reuse;
 pub mod rules;
 pub mod secret;
 mod syntax;
@@ -40,6 +41,7 @@ pub use model::{
 };
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;
+pub use reuse::{Cache, CacheRule, CacheScope, Invalidates, ServerCache};
 pub use rules::{ServerRules, ToolRule};
 pub use secret::Secret;
 pub use toolset::{Find, Mode, Toolset};

@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Connections, Glob, Limits, Problem, Secret, ServerRules, Toolset};
+use crate::{Cache, Connections, Glob, Limits, Problem, Secret, ServerRules, Toolset};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -29,6 +29,8 @@ pub struct Config {
     pub park: Park,
     /// How often calls may be made, and how much may be used.
     pub limits: Limits,
+    /// Bounds of what is kept of answers.
+    pub cache: Cache,
     /// Logging.
     pub log: Log,
     /// Worker threads.

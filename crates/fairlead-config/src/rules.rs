@@ -7,11 +7,12 @@ use crate::{
     Glob,
     leaf::{DurationText, PatternText, RateText},
     limits::{Rate, ServerLimits},
+    reuse::{CacheRule, CacheRuleFile, Invalidates, InvalidatesFile, ServerCache},
 };
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// What people write for the tools of one server that a pattern matches. What is left out stays as it is.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +33,16 @@ pub struct ToolRuleFile {
     #[schemars(range(max = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// How its answers are kept and given again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheRuleFile>,
+    /// Whether identical calls that are under way at the same time are one call of the server. Default: where its answers are
+    /// kept, and where it may be repeated and the server has a `cache` section that does not say otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coalesce: Option<bool>,
+    /// What of what is kept its calls make outdated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalidates: Option<InvalidatesFile>,
 }
 
 /// How long calls of a tool may take.
@@ -53,6 +64,8 @@ pub struct ServerRules {
     pub limits: ServerLimits,
     /// By patterns on the server's own names, in the order they are written.
     pub tools: Vec<(Glob, ToolRule)>,
+    /// What of its answers is given again.
+    pub cache: Option<Arc<ServerCache>>,
 }
 
 impl ServerRules {
@@ -83,6 +96,12 @@ pub struct ToolRule {
     pub limit: Option<Option<Rate>>,
     /// What a call takes out of the quotas.
     pub cost: Option<u32>,
+    /// How its answers are kept.
+    pub cache: Option<Arc<CacheRule>>,
+    /// Whether identical calls that are under way at the same time are one.
+    pub coalesce: Option<bool>,
+    /// What its calls make outdated.
+    pub invalidates: Option<Arc<Invalidates>>,
 }
 
 impl ToolRule {
@@ -94,6 +113,9 @@ impl ToolRule {
             repeatable: over.repeatable.or(self.repeatable),
             limit: over.limit.or(self.limit),
             cost: over.cost.or(self.cost),
+            cache: over.cache.clone().or(self.cache),
+            coalesce: over.coalesce.or(self.coalesce),
+            invalidates: over.invalidates.clone().or(self.invalidates),
         }
     }
 }
@@ -107,6 +129,9 @@ impl From<ToolRuleFile> for ToolRule {
             repeatable: file.repeatable,
             limit: file.limit.map(|RateText(rate)| rate),
             cost: file.cost,
+            cache: file.cache.map(Into::into),
+            coalesce: file.coalesce,
+            invalidates: file.invalidates.map(Into::into),
         }
     }
 }
@@ -138,6 +163,7 @@ mod tests {
         let rules = ServerRules {
             limits: ServerLimits::default(),
             tools: vec![said("*", Some(1), None), said("get_*", Some(2), Some(true)), said("get_x", None, Some(false))],
+            ..ServerRules::default()
         };
         let got = |name: &str| {
             let rule = rules.tool(name);

@@ -17,7 +17,7 @@ use crate::{
     record, replay,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, refuse, refuse_call, stream},
-    roots,
+    reuse, roots,
     session::{self, CallControl},
     shape, tasks,
     voice::Voice,
@@ -111,17 +111,25 @@ pub(crate) async fn respond(call: Box<Call>, target: Target) -> Response<Body> {
 
 /// Answers a call that has begun, after what was `said` already.
 pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut said: Vec<Bytes>) -> Response<Body> {
+    if let Begun::Spoke { frame, .. } = &begun {
+        reuse::heard(&call, frame);
+    }
     match begun {
         Begun::Answered { answer, link } if bridge::wants_input(&call, &answer.frame, link) => {
             streamed(call, target, Begun::Answered { answer, link }, said)
         }
         Begun::Answered { answer, link } => {
+            reuse::settle(&call, &answer, link);
             record::call(&call, &target, record::status_of(&answer.frame));
             let (status, bytes) = park::answer(&call, &target, &answer, link);
             park::whole(status, bytes, &said)
         }
         Begun::Failed(error) => {
             record::failure(&call, &target, &error);
+            if let Some((kept, link)) = reuse::failed(&call, &target, &error) {
+                let (status, bytes) = park::answer(&call, &target, &kept, link);
+                return park::whole(status, bytes, &said);
+            }
             refuse_call(call.era, Some(call.id()), &error.to_refusal(target.upstream.handle.name().as_str()))
         }
         Begun::Refused(refusal) => {
@@ -135,7 +143,9 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
             }
         }
         Begun::NeedsRoots if call.era == Era::Modern => park::needs_roots(&call, &target),
-        Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::NeedsRoots => streamed(call, target, begun, said),
+        Begun::Spoke { .. } | Begun::Quiet { .. } | Begun::Waits(_) | Begun::NeedsRoots => {
+            streamed(call, target, begun, said)
+        }
     }
 }
 
@@ -285,7 +295,12 @@ impl Telling {
                     Some(next) => next,
                     None => return,
                 },
+                Begun::Waits(waiting) => match reuse::wait_on(&self.call, &self.target, &self.voice, waiting).await {
+                    Some(next) => next,
+                    None => return,
+                },
                 Begun::Answered { answer, link } if bridge::wants_input(&self.call, &answer.frame, link) => {
+                    reuse::asked(&self.call);
                     let bridge = self.bridge.get_or_insert_default();
                     let round = bridge.round(&self.call, &self.target, &self.voice, &answer.frame);
                     match Box::pin(round).await {
@@ -333,6 +348,7 @@ impl Telling {
             tokio::select! {
                 next = held.exchange().next_before(quiet) => match next {
                     Ok(Some(Item::Message(frame))) if park::is_question(&self.call, held.exchange(), &frame) => {
+                        reuse::asked(&self.call);
                         // Boxed: only a call that bridges two eras comes here.
                         let exchange = held.exchange.take()?;
                         held.exchange = Some(Box::pin(self.park(exchange, frame)).await?);
@@ -385,6 +401,7 @@ impl Telling {
     /// Passes on a message of the call.
     async fn tell(&mut self, exchange: &Exchange, frame: Frame) {
         let config = self.target.upstream.handle.config();
+        reuse::heard(&self.call, &frame);
         if frame.kind() != Kind::Request {
             if park::is_of_questions(&self.call, exchange, &frame) {
                 return;
@@ -450,6 +467,7 @@ impl Telling {
     }
 
     async fn finish(&self, answer: &Final, link: Era) {
+        reuse::settle(&self.call, answer, link);
         record::call(&self.call, &self.target, record::status_of(&answer.frame));
         let (_, bytes) = park::answer(&self.call, &self.target, answer, link);
         let _ = self.voice.say(&bytes).await;
@@ -462,6 +480,11 @@ impl Telling {
 
     async fn fail(&self, error: &UpstreamError) {
         record::failure(&self.call, &self.target, error);
+        if let Some((kept, link)) = reuse::failed(&self.call, &self.target, error) {
+            let (_, bytes) = park::answer(&self.call, &self.target, &kept, link);
+            let _ = self.voice.say(&bytes).await;
+            return;
+        }
         let refusal = error.to_refusal(self.target.upstream.handle.name().as_str());
         let _ = self.voice.say(&call_refusal_bytes(self.call.era, Some(self.call.id()), &refusal)).await;
     }

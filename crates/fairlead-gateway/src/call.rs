@@ -3,6 +3,7 @@
 use crate::{
     gateway::Gateway,
     park::Brought,
+    reuse,
     session::{CallControl, Session},
     snapshot::Endpoint,
     tasks,
@@ -35,6 +36,8 @@ pub(crate) struct Call {
     /// What it has to do with tasks, if anything.
     pub(crate) task: Option<Box<tasks::Asked>>,
     pub(crate) control: Option<Arc<CallControl>>,
+    /// Its part in what is kept and shared of answers, if it has one.
+    pub(crate) reuse: Option<Box<reuse::Part>>,
     /// Whether its client can come back for the rest of its stream: not where a connection carries everything, and
     /// not for a member of a batch.
     pub(crate) resumable: bool,
@@ -45,6 +48,30 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The same call for nobody: what it brings is for the gateway.
+    pub(crate) fn aside(&self) -> Box<Self> {
+        self.gateway.call_began();
+        Box::new(Self {
+            gateway: self.gateway.clone(),
+            worker: self.worker,
+            endpoint: Arc::clone(&self.endpoint),
+            frame: self.frame.clone(),
+            era: self.era,
+            caller: self.caller.clone(),
+            session: self.session.clone(),
+            capabilities: self.capabilities,
+            brought: None,
+            user: self.user,
+            in_batch: true,
+            task: None,
+            control: None,
+            reuse: None,
+            resumable: false,
+            param_headers: self.param_headers.clone(),
+            started: Instant::now(),
+        })
+    }
+
     /// The client's id of the request, raw.
     pub(crate) fn id(&self) -> &str {
         self.frame.id().unwrap_or("null")

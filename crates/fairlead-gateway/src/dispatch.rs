@@ -3,7 +3,7 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{bridge, call::Call, replay, resolve::Target, tasks};
+use crate::{bridge, call::Call, replay, resolve::Target, reuse, tasks};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, Refusal, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Avoid, Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
@@ -30,6 +30,8 @@ pub(crate) enum Begun {
     Spoke { exchange: Box<Exchange>, frame: Frame },
     /// Nothing yet.
     Quiet { exchange: Box<Exchange> },
+    /// Nothing yet of an identical call that is under way.
+    Waits(Box<reuse::Waiting>),
     /// The server follows roots, and this client's are not known yet.
     NeedsRoots,
     /// The server cannot be reached, or failed.

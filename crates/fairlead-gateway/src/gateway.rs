@@ -6,6 +6,7 @@ use crate::{
     pipeline,
     questions::Questions,
     relay,
+    reuse::{CacheCounts, Outdated},
     rules::Rules,
     seal::{KEY_LEN, Sealer},
     session::Sessions,
@@ -13,13 +14,14 @@ use crate::{
     watching,
 };
 use arc_swap::ArcSwap;
-use fairlead_config::Config;
+use fairlead_config::{Config, Glob};
 use fairlead_core::{
     Clock, ServerName,
     ports::{SessionStore, StoredCatalog, TaskStore},
 };
 use fairlead_observe::{Metrics, ServerMetrics};
 use fairlead_upstream::{Environment, Running, ServerHandle, State, Worker};
+use fairlead_wire::Method;
 use hyper::body::Incoming;
 use std::{
     collections::HashMap,
@@ -78,6 +80,8 @@ pub(crate) struct Inner {
     /// What serves them.
     connections: Mutex<JoinSet<()>>,
     pub(crate) watching: crate::watching::Watching,
+    /// What is kept and shared of answers.
+    pub(crate) reuse: Arc<crate::reuse::Store>,
     /// What is known of tasks (the protocol's).
     pub(crate) task_state: crate::tasks::Tasks,
     /// What was counted under the limits.
@@ -160,6 +164,7 @@ impl Gateway {
             connections: Mutex::default(),
             watching: crate::watching::Watching::default(),
             limits: crate::limits::State::new(&config.limits),
+            reuse: Arc::new(crate::reuse::Store::new(&config.cache)),
             replays: Arc::default(),
             environment,
             metrics,
@@ -261,6 +266,9 @@ impl Gateway {
         if bounds(&before.catalog) != bounds(&config.catalog) {
             applied.needs_restart.push("catalog");
         }
+        if before.cache.max_bytes != config.cache.max_bytes {
+            applied.needs_restart.push("cache.max_bytes");
+        }
         if before.log.format != config.log.format {
             applied.needs_restart.push("log.format");
         }
@@ -284,6 +292,11 @@ impl Gateway {
             }
         }
         self.publish(Arc::clone(&config));
+        let is_ruled_anew = |name: &&ServerName| before.rules.get(*name) != config.rules.get(*name);
+        let ruled_anew = before.servers.keys().filter(is_ruled_anew);
+        for name in diff.removed.iter().chain(&diff.changed).chain(ruled_anew) {
+            self.0.reuse.purge(Outdated::Server(name.as_str()));
+        }
         let is_off = |name: &&ServerName| config.servers.get(*name).is_none_or(|server| server.disabled);
         for name in diff.removed.iter().chain(diff.changed.iter().filter(is_off)) {
             watching::unwatchable(self, name, None);
@@ -361,6 +374,24 @@ impl Gateway {
     #[must_use]
     pub fn limit_refusals(&self) -> Vec<(String, &'static str, u64)> {
         self.0.limits.refusals()
+    }
+
+    /// What is kept of answers.
+    #[must_use]
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.0.reuse.counts()
+    }
+
+    /// Drops what is kept of answers: all of it, or what a server, a tool of it (a pattern on its own names) or a tag says. Returns
+    /// how many answers that were.
+    pub fn purge_cache(&self, server: Option<&str>, tool: Option<&Glob>, tag: Option<&str>) -> usize {
+        let reuse = &self.0.reuse;
+        match (server, tool, tag) {
+            (_, _, Some(tag)) => reuse.purge(Outdated::Tag(tag)),
+            (Some(server), Some(tool), None) => reuse.purge(Outdated::Pattern(server, Method::ToolsCall, tool)),
+            (Some(server), None, None) => reuse.purge(Outdated::Server(server)),
+            (None, ..) => reuse.purge(Outdated::Everything),
+        }
     }
 
     /// Whether requests are answered: from the start until a drain begins. Servers that are down do

@@ -10,7 +10,7 @@ use crate::{
     gateway::Gateway,
     hello, limits, list_page, listen, listening, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
-    search,
+    reuse, search,
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
@@ -332,6 +332,7 @@ impl Entry<'_> {
             brought: None,
             task: None,
             control: None,
+            reuse: None,
             param_headers,
             started: Instant::now(),
             frame,
@@ -449,7 +450,10 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
                 // A modern client comes back with answers to what a legacy server asked.
                 return Box::pin(park::retry(call, target)).await;
             }
-            answer::respond(call, target).await
+            match reuse::find(&call, &target) {
+                None => answer::respond(call, target).await,
+                Some(plan) => Box::pin(reuse::answer(call, target, plan)).await,
+            }
         }
         Err(refusal) if refusal.code == Code::HeaderMismatch => refused(&call, &refusal),
         Err(refusal) => {

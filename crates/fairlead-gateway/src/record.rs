@@ -1,6 +1,6 @@
 //! record: what became of a call, for the metrics. Last, so that it sees everything.
 
-use crate::{call::Call, resolve::Target};
+use crate::{call::Call, resolve::Target, reuse};
 use fairlead_core::UpstreamError;
 use fairlead_observe::{CallRecord, CallStatus};
 use fairlead_wire::{Field, Frame, Kind, Method};
@@ -16,6 +16,7 @@ pub(crate) fn status_of(frame: &Frame) -> CallStatus {
 
 /// Records a call to a server.
 pub(crate) fn call(call: &Call, target: &Target, status: CallStatus) {
+    reuse::ended(call, target);
     let method = call.frame.method_class();
     let tool = if method == Method::ToolsCall { target.name.as_deref() } else { None };
     if let Some(limits) = &target.upstream.limits {

@@ -1,10 +1,10 @@
 //! relay: the one seam where what servers say outside calls enters, and where clients' answers to
 //! their questions leave. Whom a message may reach is decided here and nowhere else.
 
-use crate::{gateway::Gateway, questions::Delivery, session::Session, shape, tasks, watching};
+use crate::{gateway::Gateway, questions::Delivery, reuse::Outdated, session::Session, shape, tasks, watching};
 use fairlead_observe::QuestionOutcome;
 use fairlead_upstream::{ListingKind, ServerEvent, ServerHandle, Worker};
-use fairlead_wire::{Era, Frame, message};
+use fairlead_wire::{Era, Frame, Method, message};
 use std::{collections::HashMap, time::Duration};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -37,6 +37,7 @@ pub(crate) async fn server_events(gateway: Gateway, handle: ServerHandle) {
             Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(server = %handle.name(), missed, "the server says more than can be passed on; clients are told to look at everything");
                 changed = Changed::everything();
+                gateway.0.reuse.ledger.outdate(Outdated::Server(handle.name().as_str()));
                 watching::anything_updated(&gateway, &handle, None);
                 watching::refused(&gateway, handle.name(), None);
             }
@@ -92,9 +93,17 @@ fn notice(kind: ListingKind) -> &'static str {
 
 fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Changed) {
     match event {
-        ServerEvent::ListChanged { kind, era } => changed.add(notice(kind), era),
-        ServerEvent::ResourceUpdated { key, uri, frame } => watching::updated(gateway, handle, &key, &uri, &frame),
+        ServerEvent::ListChanged { kind, era } => {
+            outdate(gateway, handle, kind);
+            changed.add(notice(kind), era);
+        }
+        ServerEvent::ResourceUpdated { key, uri, frame } => {
+            // Before anybody hears of it: who then reads is not to get the old one.
+            gateway.0.reuse.updated(handle.name().as_str(), &uri);
+            watching::updated(gateway, handle, &key, &uri, &frame);
+        }
         ServerEvent::Rewatched { key } => {
+            outdate(gateway, handle, ListingKind::Resources);
             watching::anything_updated(gateway, handle, Some(&key));
             watching::refused(gateway, handle.name(), Some(&key));
         }
@@ -117,6 +126,21 @@ fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &m
                 session.say(frame.bytes());
             }
         }
+    }
+}
+
+/// What is kept of answers goes with the list it belongs to.
+fn outdate(gateway: &Gateway, handle: &ServerHandle, kind: ListingKind) {
+    let server = handle.name().as_str();
+    let methods: &[Method] = match kind {
+        ListingKind::Tools => &[Method::ToolsCall],
+        ListingKind::Resources | ListingKind::Templates => &[Method::ResourcesRead],
+        ListingKind::Prompts => &[Method::PromptsGet],
+    };
+    // A completion is about a prompt or a template.
+    let completions = (kind != ListingKind::Tools).then_some(Method::Complete);
+    for method in methods.iter().copied().chain(completions) {
+        gateway.0.reuse.ledger.outdate(Outdated::Method(server, method));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the configuration says of the calls of one server, found by the tool's name.
 
 use arc_swap::ArcSwap;
-use fairlead_config::{ServerRules, ToolRule};
+use fairlead_config::{ServerCache, ServerRules, ToolRule};
 use std::{collections::HashMap, fmt, sync::Arc};
 
 /// Names of tools whose rule is remembered, per server. Clients may call what they like, so the room is bounded.
@@ -16,6 +16,11 @@ pub(crate) struct Rules {
 impl Rules {
     pub(crate) fn new(config: Option<&Arc<ServerRules>>) -> Self {
         Self { config: config.cloned().unwrap_or_default(), tools: ArcSwap::default() }
+    }
+
+    /// What is said of its answers being given again.
+    pub(crate) fn cache(&self) -> Option<&ServerCache> {
+        self.config.cache.as_deref()
     }
 
     /// The rule for a tool, by the server's own name for it; `None` where no tool has one.

@@ -7,6 +7,7 @@ use crate::{
     capabilities, older,
     resolve::same_era,
     response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
+    reuse,
     session::Session,
     tasks,
 };
@@ -77,6 +78,12 @@ pub(crate) fn ordinary(
     }
     if !same_era(call, link) {
         cross(call, frame, &mut edits);
+    }
+    if call.reuse.is_some()
+        && let (Some(span), Some(ttl)) = (frame.span(Field::ResultTtlMs), frame.raw(Field::ResultTtlMs))
+        && let Some(left) = reuse::left_of(call, ttl)
+    {
+        edits.replace(span, left);
     }
     if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
         prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);

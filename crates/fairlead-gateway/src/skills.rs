@@ -281,7 +281,8 @@ async fn finish(begun: Begun) -> Result<(Final, Era), UpstreamError> {
         Begun::Answered { answer, link } => return Ok((answer, link)),
         Begun::Failed(error) => return Err(error),
         Begun::Refused(refusal) => return Err(crate::limits::as_error(&refusal)),
-        Begun::NeedsRoots => {
+        // It never waits for another call: that is only decided before a call begins.
+        Begun::NeedsRoots | Begun::Waits(_) => {
             let what = "it follows roots; call one of its tools first";
             return Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, what));
         }

@@ -10,5 +10,5 @@ pub mod metrics;
 
 pub use metrics::{
     CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE, QuestionOutcome,
-    ServerMetrics,
+    ReuseOutcome, ServerMetrics,
 };

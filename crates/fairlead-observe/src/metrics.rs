@@ -16,7 +16,7 @@ mod server;
 mod status;
 
 pub use gauges::{ConnectionGauges, GaugeSink, Gauges};
-pub use server::{CallRecord, QuestionOutcome, ServerMetrics};
+pub use server::{CallRecord, QuestionOutcome, ReuseOutcome, ServerMetrics};
 pub use status::CallStatus;
 
 use expose::Exposition;

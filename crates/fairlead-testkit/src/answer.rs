@@ -110,12 +110,18 @@ pub(crate) struct Exchange {
     pub(crate) task: Option<String>,
 }
 
+/// Between two looks at whether a method is still held.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Answers one request into the exchange's outlet.
 pub(crate) async fn serve(exchange: &Exchange, incoming: &Incoming) -> Ended {
     let script = exchange.core.script();
     let method = incoming.method.as_deref().unwrap_or_default();
     if script.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(script.delay_ms)).await;
+    }
+    while exchange.core.script().held.iter().any(|held| held == method) {
+        tokio::time::sleep(LOOK).await;
     }
     if script.hang.covers(method) {
         tokio::time::sleep(NEVER).await;

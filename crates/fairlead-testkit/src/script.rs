@@ -53,6 +53,8 @@ pub struct Script {
     pub forgotten_is_400: bool,
     /// Pause before anything is answered, milliseconds.
     pub delay_ms: u64,
+    /// Methods that are answered once the script no longer names them.
+    pub held: Vec<String>,
     /// Methods that are never answered.
     pub hang: Hang,
     /// Wrong answers by method.
@@ -105,6 +107,7 @@ impl Default for Script {
             forget_after: None,
             forgotten_is_400: false,
             delay_ms: 0,
+            held: Vec::new(),
             hang: Hang::Nothing,
             garbage: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -202,6 +205,12 @@ impl Script {
     /// Answers a request of a session it does not know with status 400.
     pub fn forgotten_is_400(mut self) -> Self {
         self.forgotten_is_400 = true;
+        self
+    }
+
+    /// Does not answer a method until [`ScriptedServer::change`](crate::ScriptedServer::change) takes it out of `held`.
+    pub fn held(mut self, method: &str) -> Self {
+        self.held.push(method.to_owned());
         self
     }
 

@@ -103,6 +103,27 @@ impl Edits {
         self.edits.is_empty()
     }
 
+    /// Writes down what is changed, by places relative to `base`: equal changes of equal texts are equal bytes. Edits of which
+    /// `skip` holds, by their span and the text put in, are left out.
+    pub fn describe(&self, base: u32, out: &mut Vec<u8>, skip: impl Fn(Span, &[u8]) -> bool) {
+        for edit in &self.edits {
+            let (kind, text) = match edit {
+                Edit::Replace { text, .. } => (b'=', &text[..]),
+                Edit::Insert { members, .. } => (b'+', members.as_bytes()),
+                Edit::Remove { .. } => (b'-', &b""[..]),
+            };
+            let span = edit.span();
+            if skip(span, text) {
+                continue;
+            }
+            out.push(kind);
+            out.extend_from_slice(&span.start.wrapping_sub(base).to_be_bytes());
+            out.extend_from_slice(&span.end.wrapping_sub(base).to_be_bytes());
+            out.extend_from_slice(&(text.len() as u64).to_be_bytes());
+            out.extend_from_slice(text);
+        }
+    }
+
     /// The source with all edits made: the same bytes, not copied, when there are none; else one allocation.
     /// Spans that do not lie in `source` are ignored.
     #[must_use]

@@ -367,6 +367,18 @@ impl Frame {
         Ok(Frame { bytes, index })
     }
 
+    /// The same message in bytes of its own: it holds on to nothing of what was read with it.
+    #[must_use]
+    pub fn compact(&self) -> Frame {
+        Frame { bytes: Bytes::copy_from_slice(&self.bytes), index: Arc::clone(&self.index) }
+    }
+
+    /// Bytes it takes in memory, its text included.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        self.bytes.len() + size_of::<Index>() + size_of::<Self>()
+    }
+
     /// What the message is.
     #[must_use]
     pub fn kind(&self) -> Kind {

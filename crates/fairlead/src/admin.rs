@@ -108,6 +108,8 @@ impl Gauges for Watched {
         for (limit, level, count) in gateway.limit_refusals() {
             out.limit_refusals(&limit, level, count);
         }
+        let cache = gateway.cache_counts();
+        out.cache(cache.entries, cache.bytes, cache.evictions);
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

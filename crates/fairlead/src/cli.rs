@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Call(Call),
     /// Say why a tool, prompt or resource is or is not available
     Explain(Explain),
+    /// Show what is kept of answers, or drop it
+    Cache(Cache),
     /// Read the servers of a client's configuration and print them as a configuration of the gateway
     Import(Import),
     /// Write the gateway into the configuration of a client, or take it out again
@@ -124,6 +126,35 @@ pub(crate) struct Explain {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Say how many answers are kept and what they take
+    Show(Listing),
+    /// Drop answers: all of them, or those of a server, of tools of it, or with a tag
+    Purge(Purge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// Only answers of this server
+    #[arg(long, value_name = "NAME", conflicts_with = "tag")]
+    pub(crate) server: Option<String>,
+    /// Only answers of its tools that match, by the server's own names
+    #[arg(long, value_name = "PATTERN", requires = "server")]
+    pub(crate) tool: Option<String>,
+    /// Only answers that a rule gave this tag
+    #[arg(long, value_name = "TAG")]
+    pub(crate) tag: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
 }
 
 #[derive(Debug, Args)]

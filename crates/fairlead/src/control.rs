@@ -5,7 +5,10 @@
 //! below `/control/v1/`. Its types are an agreement between one program and itself: both sides are
 //! this binary, and nothing outside may rely on them.
 
-use crate::linger::{Attached, Hold};
+use crate::{
+    cache,
+    linger::{Attached, Hold},
+};
 use bytes::Bytes;
 use fairlead_config::Start;
 use fairlead_gateway::{Door, Gateway};
@@ -311,6 +314,17 @@ pub(crate) fn attach_path() -> String {
     format!("{PREFIX}attach")
 }
 
+/// The path that asks what is kept of answers.
+pub(crate) fn cache_path() -> String {
+    format!("{PREFIX}cache")
+}
+
+/// The path that drops what is kept of answers; parameters that are not given leave it open.
+pub(crate) fn purge_path(parameters: [(&str, Option<&str>); 3]) -> String {
+    let given = parameters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", percent(value?))));
+    format!("{PREFIX}cache/purge?{}", given.collect::<Vec<_>>().join("&"))
+}
+
 /// Everything but unreserved characters, percent-encoded (RFC 3986).
 fn percent(text: &str) -> String {
     use std::fmt::Write as _;
@@ -391,6 +405,9 @@ pub(crate) async fn handle(gateway: Gateway, attached: Attached, request: Reques
         return gateway.handle(Worker::CONTROL, Door::Control, request).await.map(Answer::Plain);
     };
     let query = request.uri().query();
+    if request.method() == Method::POST && path == "cache/purge" {
+        return cache::purge(&gateway, query);
+    }
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
     }
@@ -411,12 +428,13 @@ pub(crate) async fn handle(gateway: Gateway, attached: Attached, request: Reques
             }
             None => text(StatusCode::BAD_REQUEST, "`name` is missing\n"),
         },
+        "cache" => json(&cache::row(&gateway)),
         "attach" => Response::new(Answer::Attached { _hold: attached.hold() }),
         _ => text(StatusCode::NOT_FOUND, "there is no such path\n"),
     }
 }
 
-fn json(value: &impl Serialize) -> Response<Answer> {
+pub(crate) fn json(value: &impl Serialize) -> Response<Answer> {
     let Ok(body) = serde_json::to_vec(value) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written\n");
     };
@@ -425,7 +443,7 @@ fn json(value: &impl Serialize) -> Response<Answer> {
     response
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<Answer> {
+pub(crate) fn text(status: StatusCode, text: &'static str) -> Response<Answer> {
     let mut response = Response::new(Answer::Plain(fairlead_gateway::Body::whole(text)));
     *response.status_mut() = status;
     response

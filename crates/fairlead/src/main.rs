@@ -5,6 +5,7 @@
 //! here: what a call may do is decided below, in the crates this one puts together.
 
 mod admin;
+mod cache;
 mod call;
 mod check;
 mod cli;
@@ -72,6 +73,7 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Prompts(arguments) => listing::items(&arguments, control::Kind::Prompts),
         cli::Command::Call(arguments) => call::run(&arguments),
         cli::Command::Explain(arguments) => explain::run(&arguments),
+        cli::Command::Cache(arguments) => cache::run(&arguments),
         cli::Command::Import(arguments) => import::run(&arguments),
         cli::Command::Install(arguments) => install::run(&arguments),
         cli::Command::DemoServer(arguments) => demo::serve(&arguments),

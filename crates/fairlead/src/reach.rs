@@ -146,9 +146,31 @@ impl Reach {
         path: &str,
         within: Duration,
     ) -> Result<T, Failure> {
+        self.ask(http::Method::GET, path, within).await
+    }
+
+    /// The same for what changes something.
+    ///
+    /// # Errors
+    /// As [`Reach::control`].
+    pub(crate) async fn order<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        self.ask(http::Method::POST, path, within).await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        method: http::Method,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, Failure> {
         let uri: Uri =
             path.parse().map_err(|error: http::uri::InvalidUri| Failure::usage("bad name").because(&error))?;
         let mut request = Request::new(Full::new(Bytes::new()));
+        *request.method_mut() = method;
         *request.uri_mut() = uri;
         let exchange = async {
             let response = self.send(request).await.map_err(|error| error.failure())?;

@@ -26,6 +26,7 @@ impl Collector for Exposition {
         requests(&mut encoder, &servers)?;
         tools(&mut encoder, &servers)?;
         questions(&mut encoder, &servers)?;
+        reuse(&mut encoder, &servers, &gauges)?;
         self.refusals(&mut encoder)?;
         states(&mut encoder, &gauges)?;
         connections::encode(&mut encoder, &gauges)?;
@@ -92,6 +93,29 @@ fn questions(encoder: &mut DescriptorEncoder, servers: &Servers) -> fmt::Result 
         }
     }
     Ok(())
+}
+
+fn reuse(encoder: &mut DescriptorEncoder, servers: &Servers, gauges: &GaugeSink) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "fairlead_cache_requests",
+        "Calls whose answers may be kept or shared by what was done with them",
+        None,
+        MetricType::Counter,
+    )?;
+    for (name, server) in servers {
+        for (outcome, count) in server.reuse() {
+            counter(family.encode_family(&[("mcp_server", name.as_str()), ("outcome", outcome)])?, count)?;
+        }
+    }
+    let evictions = encoder.encode_descriptor(
+        "fairlead_cache_evictions",
+        "Answers that had to make room for others",
+        None,
+        MetricType::Counter,
+    )?;
+    counter(evictions, gauges.cache_evictions)?;
+    gauge(encoder, "fairlead_cache_entries", "Answers that are kept", gauges.cache_entries)?;
+    gauge(encoder, "fairlead_cache_bytes", "Bytes of answers that are kept", gauges.cache_bytes)
 }
 
 impl Exposition {

@@ -24,6 +24,9 @@ pub struct GaugeSink {
     pub(super) processes: u64,
     pub(super) limit_keys: u64,
     pub(super) limit_refusals: BTreeMap<(String, &'static str), u64>,
+    pub(super) cache_entries: u64,
+    pub(super) cache_bytes: u64,
+    pub(super) cache_evictions: u64,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
     /// Bytes and tokens by server and list.
@@ -94,6 +97,13 @@ impl GaugeSink {
     /// Tasks that are remembered.
     pub fn tasks(&mut self, count: usize) {
         self.tasks += count as u64;
+    }
+
+    /// Answers that are kept, what they take, and how many had to make room so far.
+    pub fn cache(&mut self, entries: u64, bytes: u64, evictions: u64) {
+        self.cache_entries += entries;
+        self.cache_bytes += bytes;
+        self.cache_evictions += evictions;
     }
 
     /// Server processes that run.

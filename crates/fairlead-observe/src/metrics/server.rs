@@ -61,12 +61,34 @@ impl QuestionOutcome {
     pub(super) const LABELS: [&str; 4] = ["answered", "declined", "timed_out", "cancelled"];
 }
 
+/// What was done with a call that what is kept and shared of answers concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReuseOutcome {
+    /// Answered from what is kept.
+    Hit,
+    /// The same, with an answer that is being fetched anew.
+    Stale,
+    /// The server was called.
+    Miss,
+    /// Answered with what another call under way brought.
+    Coalesced,
+    /// The gateway fetched an answer anew by itself.
+    Refresh,
+    /// Answered from what is kept, because the server failed.
+    StaleOnError,
+}
+
+impl ReuseOutcome {
+    pub(super) const LABELS: [&str; 6] = ["hit", "stale", "miss", "coalesced", "refresh", "stale_on_error"];
+}
+
 /// The handles of one server. Recording costs two atomic additions, and as many again for a tool.
 pub struct ServerMetrics {
     methods: [OnceLock<Box<MethodCells>>; METHODS],
     tools: ArcSwap<HashMap<Box<str>, Arc<ToolCells>>>,
     other_tools: ToolCells,
     questions: [AtomicU64; QuestionOutcome::LABELS.len()],
+    reused: [AtomicU64; ReuseOutcome::LABELS.len()],
     refusals: Arc<Refusals>,
 }
 
@@ -99,6 +121,7 @@ impl ServerMetrics {
             tools: ArcSwap::default(),
             other_tools: ToolCells::default(),
             questions: [const { AtomicU64::new(0) }; QuestionOutcome::LABELS.len()],
+            reused: [const { AtomicU64::new(0) }; ReuseOutcome::LABELS.len()],
             refusals,
         }
     }
@@ -123,6 +146,11 @@ impl ServerMetrics {
     /// Counts a question that the server asked.
     pub fn question(&self, outcome: QuestionOutcome) {
         self.questions[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what was done with a call whose answer may be kept or shared.
+    pub fn reused(&self, outcome: ReuseOutcome) {
+        self.reused[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn record_tool(&self, tool: &str, status: CallStatus, observation: Observation) {
@@ -192,6 +220,14 @@ impl ServerMetrics {
             }
         }
         Ok(())
+    }
+
+    /// What was done with calls whose answers may be kept or shared, all of it once there was such a call.
+    pub(super) fn reuse(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts: [u64; ReuseOutcome::LABELS.len()] =
+            std::array::from_fn(|index| self.reused[index].load(Ordering::Relaxed));
+        let any = counts.iter().any(|count| *count > 0);
+        ReuseOutcome::LABELS.into_iter().zip(counts).filter(move |_| any)
     }
 
     /// Outcomes of questions with their counts, those that never happened included once one did.

@@ -55,6 +55,7 @@ fn full() -> Metrics {
     files.record(&tool("read", CallStatus::Ok));
     files.record(&call(Method::ToolsList, CallStatus::Refused(Code::Draining), 0));
     files.question(QuestionOutcome::Declined);
+    files.reused(ReuseOutcome::Hit);
     metrics
 }
 

@@ -22,6 +22,7 @@ mod quirks;
 mod real;
 mod reload;
 mod resume;
+mod reuse;
 mod search;
 mod sessions;
 mod soak;

@@ -1,0 +1,82 @@
+//! Fetching anew what is given although its time is over, while nobody waits.
+//!
+//! One at a time per answer. The call is the same as that of the client who found the answer old, but nobody is there to be
+//! asked anything or to hear of progress: a server that asks is told that nobody waits any more, and the old answer stays
+//! for as long as it may.
+
+use super::{keep, plan::Plan, store::Kept};
+use crate::{
+    call::Call,
+    dispatch::{self, Begun},
+    record,
+    resolve::Target,
+};
+use fairlead_observe::ReuseOutcome;
+use fairlead_upstream::{Exchange, Final, Item};
+use fairlead_wire::{Era, Frame, Kind};
+use std::sync::Arc;
+
+/// Ends when it is dropped, so that the next one may begin.
+struct Refreshing(Arc<Kept>);
+
+impl Drop for Refreshing {
+    fn drop(&mut self) {
+        self.0.refreshed();
+    }
+}
+
+/// Begins to fetch an answer anew, unless somebody does.
+pub(super) fn start(call: &Call, target: &Target, plan: &Plan, kept: &Arc<Kept>) {
+    if !kept.begin_refresh() {
+        return;
+    }
+    let refreshing = Refreshing(Arc::clone(kept));
+    let (call, target, plan) = (call.aside(), target.clone(), plan.clone());
+    let gateway = call.gateway.clone();
+    gateway.serve_beside(async move {
+        let _refreshing = refreshing;
+        let since = call.gateway.0.reuse.ledger.now();
+        target.upstream.metrics.reused(ReuseOutcome::Refresh);
+        if let Some((answer, link)) = fetch(&call, &target).await {
+            record::call(&call, &target, record::status_of(&answer.frame));
+            keep(&call, &plan, &answer, link, since);
+        }
+    });
+}
+
+async fn fetch(call: &Call, target: &Target) -> Option<(Final, Era)> {
+    let deadline = call.started + target.timeouts().1;
+    match dispatch::begin(call, target, deadline).await {
+        Begun::Answered { answer, link } => Some((answer, link)),
+        Begun::Spoke { exchange, frame } => listen(exchange, Some(frame)).await,
+        Begun::Quiet { exchange } => listen(exchange, None).await,
+        Begun::Failed(error) => {
+            record::failure(call, target, &error);
+            None
+        }
+        // Over a limit: whoever asks next tries again.
+        Begun::Refused(_) | Begun::NeedsRoots | Begun::Waits(_) => None,
+    }
+}
+
+/// Listens to the end of an exchange that nobody else listens to.
+async fn listen(mut exchange: Box<Exchange>, first: Option<Frame>) -> Option<(Final, Era)> {
+    let mut next = first.map(Item::Message);
+    loop {
+        let item = match next.take() {
+            Some(item) => item,
+            None => exchange.next().await.ok()?,
+        };
+        match item {
+            Item::Message(frame) if frame.kind() == Kind::Request => {
+                exchange.cancel("nobody is there to be asked");
+                return None;
+            }
+            Item::Message(_) => {}
+            Item::Final(answer) => {
+                let link = exchange.link().peer().revision.era();
+                return Some((answer, link));
+            }
+        }
+    }
+}
