@@ -13,6 +13,7 @@ use crate::{
         Admin, Bridge, Catalog, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server, Sessions, Share,
         Start, Stdio, Tasks, Timeouts,
     },
+    overload::{Bulkhead, BulkheadFile, Overload, Priority},
     reference::{is_variable, read_env_file},
     rules::{ServerRules, ToolRule, ToolRuleFile},
     tree::{Findings, Node},
@@ -66,10 +67,11 @@ pub(crate) fn build(
     let listen = builder.listen(&file);
     let admin = builder.admin(&file, &listen);
     builder.level(&file.log.level);
+    let overload = builder.overload(&file);
     let mut servers = IndexMap::with_capacity(file.servers.len());
     let mut rules = IndexMap::new();
     for (name, mut server) in file.servers {
-        let ruled = builder.rules(&name, &mut server);
+        let ruled = builder.rules(&name, &file.bulkheads, &mut server);
         if let Some(server) = builder.server(&name, server) {
             if !ruled.is_empty() {
                 rules.insert(server.name.clone(), Arc::new(ruled));
@@ -116,6 +118,7 @@ pub(crate) fn build(
         },
         limits: Limits::build(file.limits),
         cache: (&file.cache).into(),
+        overload,
         log: Log {
             level: file.log.level,
             format: match file.log.format {
@@ -300,11 +303,57 @@ impl Builder<'_> {
         })
     }
 
+    /// What gives way under load.
+    fn overload(&mut self, file: &ConfigFile) -> Overload {
+        let written = &file.overload;
+        let nothing = Overload::default();
+        let mut priorities = Vec::new();
+        for (word, name) in &written.priorities {
+            let at = ["overload", "priorities", word];
+            match Priority::parse(word) {
+                Some(priority) => {
+                    let own = format!("priority:{word}");
+                    priorities.extend(self.bulkhead(&at, name, &own, &file.bulkheads).map(|bounds| (priority, bounds)));
+                }
+                None => self.key_error(&at, "this is not a priority", "write `low`, `normal`, `high` or `critical`"),
+            }
+        }
+        let tenant = written.tenant.as_ref();
+        Overload {
+            max_calls: written.max_calls,
+            memory: written.memory.as_ref().map(|memory| memory.0),
+            retry_after: written.retry_after.as_ref().map_or(nothing.retry_after, |after| after.0),
+            raise_to: written.raise_to.unwrap_or(nothing.raise_to),
+            tenant: tenant
+                .and_then(|name| self.bulkhead(&["overload", "tenant"], name, "tenant:default", &file.bulkheads)),
+            priorities,
+        }
+    }
+
+    /// The bulkhead that is `written` at a place of the file.
+    fn bulkhead(
+        &mut self,
+        at: &[&str],
+        written: &str,
+        own: &str,
+        described: &IndexMap<String, BulkheadFile>,
+    ) -> Option<Bulkhead> {
+        let bounds = Bulkhead::named(written, own, described);
+        if bounds.is_none() {
+            let message = format!("no bulkhead is called `{}`", shorten(written));
+            self.error(at, message, "write a name under `bulkheads`, or `critical`, `standard` or `batch`");
+        }
+        bounds
+    }
+
     /// Takes out of what is written of a server what is done with its calls.
-    fn rules(&mut self, name: &str, file: &mut ServerFile) -> ServerRules {
+    fn rules(&mut self, name: &str, bulkheads: &IndexMap<String, BulkheadFile>, file: &mut ServerFile) -> ServerRules {
         let rules = std::mem::take(&mut file.tools.rules);
         ServerRules {
             limits: ServerLimits::build(std::mem::take(&mut file.limits)),
+            bulkhead: file.bulkhead.take().and_then(|written| {
+                self.bulkhead(&["servers", name, "bulkhead"], &written, &format!("server:{name}"), bulkheads)
+            }),
             tools: rules.into_iter().filter_map(|(pattern, rule)| self.tool_rule(name, &pattern, rule)).collect(),
             cache: file.cache.take().map(|cache| Arc::new(cache.into())),
         }

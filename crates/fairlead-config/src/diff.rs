@@ -59,6 +59,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("park", old.park != new.park),
         ("limits", old.limits != new.limits),
         ("cache", old.cache != new.cache),
+        ("overload", old.overload != new.overload),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

@@ -2,13 +2,16 @@
 //! is made from them, files are checked against that schema, and then read into them. What the
 //! program uses is [`crate::model`].
 
-use crate::limits::{LimitsFile, ServerLimitsFile};
 use crate::{
     connections::ConnectionsFile,
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     reuse::{CacheFile, ServerCacheFile},
     rules::ToolsFile,
     toolset::ToolsetFile,
+};
+use crate::{
+    limits::{LimitsFile, ServerLimitsFile},
+    overload::{BulkheadFile, OverloadFile},
 };
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -51,6 +54,10 @@ pub struct ConfigFile {
     pub limits: LimitsFile,
     /// Bounds of what is kept of answers.
     pub cache: CacheFile,
+    /// Named pools of calls, each with bounds of its own. Servers, the tenant and priorities refer to them.
+    pub bulkheads: IndexMap<String, BulkheadFile>,
+    /// What gives way when there is too much of everything.
+    pub overload: OverloadFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -84,6 +91,8 @@ impl Default for ConfigFile {
             park: ParkFile::default(),
             limits: LimitsFile::default(),
             cache: CacheFile::default(),
+            bulkheads: IndexMap::new(),
+            overload: OverloadFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),
@@ -476,6 +485,9 @@ pub struct ServerFile {
     pub protocol: Option<ProtocolFile>,
     /// The connection pool, for a server with a `url`.
     pub connections: ConnectionsFile,
+    /// The bulkhead its calls pass: the name of one, or `critical`, `standard` or `batch` for one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bulkhead: Option<String>,
     /// How often it may be called, in place of what `limits` says of servers and tools.
     pub limits: ServerLimitsFile,
     /// Configured but not used.
@@ -512,6 +524,7 @@ impl Default for ServerFile {
             max_message: SizeText(16 << 20),
             protocol: None,
             connections: ConnectionsFile::default(),
+            bulkhead: None,
             limits: ServerLimitsFile::default(),
             disabled: false,
         }

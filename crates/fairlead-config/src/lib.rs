@@ -19,6 +19,7 @@ pub mod leaf;
 pub mod limits;
 mod load;
 pub mod model;
+pub mod overload;
 pub mod problem;
 mod reference;
 mod report;
@@ -39,6 +40,7 @@ pub use model::{
     Admin, Bridge, Catalog, Config, Filter, HostPort, Http, HttpKind, Listen, Log, LogFormat, Names, Park,
     ResourceUris, Server, Sessions, Share, Start, Stdio, Tasks, Timeouts, Transport, Url, UrlError, WebSocket,
 };
+pub use overload::{Bulkhead, Overload, Priority};
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;
 pub use reuse::{Cache, CacheRule, CacheScope, Invalidates, ServerCache};

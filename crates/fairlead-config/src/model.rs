@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Cache, Connections, Glob, Limits, Problem, Secret, ServerRules, Toolset};
+use crate::{Cache, Connections, Glob, Limits, Overload, Problem, Secret, ServerRules, Toolset};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -31,6 +31,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of what is kept of answers.
     pub cache: Cache,
+    /// What gives way under load.
+    pub overload: Overload,
     /// Logging.
     pub log: Log,
     /// Worker threads.

@@ -7,6 +7,7 @@ use crate::{
     Glob,
     leaf::{DurationText, PatternText, RateText},
     limits::{Rate, ServerLimits},
+    overload::{Bulkhead, Priority},
     reuse::{CacheRule, CacheRuleFile, Invalidates, InvalidatesFile, ServerCache},
 };
 use indexmap::IndexMap;
@@ -43,6 +44,9 @@ pub struct ToolRuleFile {
     /// What of what is kept its calls make outdated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalidates: Option<InvalidatesFile>,
+    /// How important its calls are. Default: normal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// How long calls of a tool may take.
@@ -62,6 +66,8 @@ pub struct ToolTimeoutFile {
 pub struct ServerRules {
     /// How often it may be called.
     pub limits: ServerLimits,
+    /// The pool its calls pass.
+    pub bulkhead: Option<Bulkhead>,
     /// By patterns on the server's own names, in the order they are written.
     pub tools: Vec<(Glob, ToolRule)>,
     /// What of its answers is given again.
@@ -102,6 +108,8 @@ pub struct ToolRule {
     pub coalesce: Option<bool>,
     /// What its calls make outdated.
     pub invalidates: Option<Arc<Invalidates>>,
+    /// How important its calls are.
+    pub priority: Option<Priority>,
 }
 
 impl ToolRule {
@@ -116,6 +124,7 @@ impl ToolRule {
             cache: over.cache.clone().or(self.cache),
             coalesce: over.coalesce.or(self.coalesce),
             invalidates: over.invalidates.clone().or(self.invalidates),
+            priority: over.priority.or(self.priority),
         }
     }
 }
@@ -132,6 +141,7 @@ impl From<ToolRuleFile> for ToolRule {
             cache: file.cache.map(Into::into),
             coalesce: file.coalesce,
             invalidates: file.invalidates.map(Into::into),
+            priority: file.priority,
         }
     }
 }
@@ -162,6 +172,7 @@ mod tests {
         };
         let rules = ServerRules {
             limits: ServerLimits::default(),
+            bulkhead: None,
             tools: vec![said("*", Some(1), None), said("get_*", Some(2), Some(true)), said("get_x", None, Some(false))],
             ..ServerRules::default()
         };

@@ -79,6 +79,8 @@ pub enum Code {
     ParkedCallLost = 1310,
     /// As many calls wait for an answer of their client as may.
     TooManyParked = 1311,
+    /// The pool of calls that the call belongs to is full.
+    BulkheadFull = 1314,
     /// None of the connections a server may have became free in time; the call was not made.
     NoConnection = 1315,
     /// The configuration cannot be read or is not valid.
@@ -97,6 +99,10 @@ pub enum Code {
     QuotaSpent = 1502,
     /// The same call was made by the same caller too often.
     RunawayLoop = 1503,
+    /// The gateway has too many calls under way.
+    Overloaded = 1504,
+    /// The gateway is short of memory.
+    LowMemory = 1505,
     /// Something inside the gateway went wrong.
     Internal = 1999,
 }
@@ -160,6 +166,7 @@ table! {
     BadRequestState 400 -32602 "the request state is not valid"
     ParkedCallLost 502 -31502 "the waiting call is lost"
     TooManyParked 503 -31503 "too many calls wait for an answer"
+    BulkheadFull 503 -31503 "the bulkhead is full"
     NoConnection 503 -31503 "no connection became free"
     BadConfig 500 -32603 "the configuration is not valid"
     DataDirLocked 500 -32603 "another instance uses the data directory"
@@ -169,6 +176,8 @@ table! {
     RateLimited 429 -31429 "a rate limit is reached"
     QuotaSpent 429 -31429 "a quota is used up"
     RunawayLoop 429 -31429 "the same call too often"
+    Overloaded 503 -31503 "too many calls under way"
+    LowMemory 503 -31503 "short of memory"
     Internal 500 -32603 "internal error"
 }
 

@@ -1,18 +1,21 @@
 //! One request on its way through.
 
 use crate::{
+    bulkhead::Place,
     gateway::Gateway,
+    overload::Entered,
     park::Brought,
     reuse,
     session::{CallControl, Session},
     snapshot::Endpoint,
     tasks,
 };
+use fairlead_config::Priority;
 use fairlead_core::Caller;
 use fairlead_upstream::Worker;
 use fairlead_wire::{CapabilitySet, Era, Field, Frame};
 use http::{HeaderName, HeaderValue};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 /// A request with everything that was found out about it.
@@ -45,6 +48,12 @@ pub(crate) struct Call {
     /// then they are made of the arguments for a server that wants them.
     pub(crate) param_headers: Option<Vec<(HeaderName, HeaderValue)>>,
     pub(crate) started: Instant,
+    /// How important its client says that it is.
+    pub(crate) asked: Option<Priority>,
+    /// What it holds while it is under way, where calls are counted.
+    pub(crate) entered: Option<Box<Entered>>,
+    /// Its place in the pool of its server.
+    pub(crate) place: OnceLock<Place>,
 }
 
 impl Call {
@@ -69,6 +78,9 @@ impl Call {
             resumable: false,
             param_headers: self.param_headers.clone(),
             started: Instant::now(),
+            asked: self.asked,
+            entered: None,
+            place: OnceLock::new(),
         })
     }
 

@@ -3,7 +3,7 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{bridge, call::Call, replay, resolve::Target, reuse, tasks};
+use crate::{bridge, call::Call, overload, replay, resolve::Target, reuse, tasks};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, Refusal, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::{Avoid, Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
@@ -94,6 +94,11 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
     // Here, so that what is answered without the server counts for nothing, and a second try not twice.
     if let Some(limits) = &target.upstream.limits
         && let Err(refusal) = Box::pin(limits.server(call, target)).await
+    {
+        return Begun::Refused(Box::new(refusal));
+    }
+    if target.upstream.bulkhead.is_some()
+        && let Err(refusal) = Box::pin(overload::enter_server(call, target)).await
     {
         return Begun::Refused(Box::new(refusal));
     }

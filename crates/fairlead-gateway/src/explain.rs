@@ -3,6 +3,7 @@
 use crate::{
     gateway::Gateway,
     merged::Merged,
+    overload,
     search::trim::Level,
     snapshot::{Endpoint, Upstream, View},
 };
@@ -104,6 +105,9 @@ impl Gateway {
             self.explain_disabled(name, &mut steps);
             return steps;
         };
+        for text in endpoint.overload.iter().flat_map(|overload| overload.explain()) {
+            steps.push(step("admit", None, text));
+        }
         for text in endpoint.limits.explain() {
             steps.push(step("admit", None, text));
         }
@@ -224,6 +228,9 @@ fn explain_server(upstream: &Upstream, steps: &mut Vec<Step>) {
     let in_flight = upstream.handle.in_flight();
     let limit = upstream.handle.config().max_calls;
     steps.push(step("limits", Some(in_flight < limit), format!("{in_flight} of {limit} calls in flight")));
+    if let Some(pool) = &upstream.bulkhead {
+        steps.push(step("limits", None, overload::described(&pool.counts())));
+    }
     for text in upstream.limits.iter().flat_map(|limits| limits.explain()) {
         steps.push(step("limits", None, text));
     }

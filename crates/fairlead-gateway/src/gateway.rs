@@ -84,6 +84,8 @@ pub(crate) struct Inner {
     pub(crate) reuse: Arc<crate::reuse::Store>,
     /// What is known of tasks (the protocol's).
     pub(crate) task_state: crate::tasks::Tasks,
+    /// Pools of calls, and what is under way.
+    pub(crate) overload: crate::overload::State,
     /// What was counted under the limits.
     pub(crate) limits: crate::limits::State,
     /// Streams that outlive their connections.
@@ -152,7 +154,7 @@ impl Gateway {
         let gateway_metrics = metrics.server("gateway");
         let (drain, _) = watch::channel(false);
         let inner = Inner {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics)),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::clone(&config), Vec::new(), &gateway_metrics, None)),
             task_state: crate::tasks::Tasks::new(tasks, clock.clone()),
             sessions: Sessions::new(Sealer::new(&seal_key), sessions, clock, &config.sessions),
             questions: Questions::default(),
@@ -163,6 +165,7 @@ impl Gateway {
             inlets: crate::sse_door::Inlets::default(),
             connections: Mutex::default(),
             watching: crate::watching::Watching::default(),
+            overload: crate::overload::State::new(),
             limits: crate::limits::State::new(&config.limits),
             reuse: Arc::new(crate::reuse::Store::new(&config.cache)),
             replays: Arc::default(),
@@ -241,6 +244,11 @@ impl Gateway {
                     handle: running.handle().clone(),
                     metrics: self.0.metrics.server(running.handle().name().as_str()),
                     rules: Arc::new(Rules::new(config.rules.get(running.handle().name()))),
+                    bulkhead: config
+                        .rules
+                        .get(running.handle().name())
+                        .and_then(|rules| rules.bulkhead.as_ref())
+                        .map(|bounds| self.0.overload.bulkhead(bounds)),
                     limits: self.0.limits.of_server(
                         &config.limits,
                         running.handle().name(),
@@ -251,7 +259,8 @@ impl Gateway {
         };
         self.0.sessions.configure(&config.sessions);
         self.0.limits.configure(&config.limits);
-        self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics)));
+        let overload = crate::overload::Overload::new(&self.0.overload, &config.overload);
+        self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics, overload)));
     }
 
     /// Applies a new configuration by what differs: servers that stay the same keep their
@@ -368,6 +377,18 @@ impl Gateway {
             tasks: self.0.task_state.table.len(),
             limit_keys: self.0.limits.keys(),
         }
+    }
+
+    /// What the pools of calls are doing.
+    #[must_use]
+    pub fn bulkheads(&self) -> Vec<crate::BulkheadCounts> {
+        self.0.overload.bulkheads()
+    }
+
+    /// Calls shed so far: their priority, the reason, how many.
+    #[must_use]
+    pub fn shed(&self) -> Vec<(&'static str, &'static str, u64)> {
+        self.0.overload.shed()
     }
 
     /// Calls refused so far by each limit: its name, its level, how many.

@@ -8,7 +8,7 @@ use crate::{
     call::Call,
     capabilities,
     gateway::Gateway,
-    hello, limits, list_page, listen, listening, park, relay, replay, resolve,
+    hello, limits, list_page, listen, listening, overload, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
     reuse, search,
     seen::{Once, Seen},
@@ -25,7 +25,7 @@ use fairlead_wire::{
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, Response, StatusCode};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 /// The number that stands for every client without a session.
@@ -335,6 +335,9 @@ impl Entry<'_> {
             reuse: None,
             param_headers,
             started: Instant::now(),
+            asked: overload::asked(self.endpoint, &frame, self.headers),
+            entered: None,
+            place: OnceLock::new(),
             frame,
         })
     }
@@ -438,8 +441,14 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
     match target {
         Ok(mut target) => {
             // Now that it is known what is called: what a tool allows, and what the call costs.
+            let mut call = call;
             if limits::concern(&call, &target)
                 && let Err(refusal) = Box::pin(limits::tool(&call, &target)).await
+            {
+                return refused(&call, &refusal);
+            }
+            if call.endpoint.overload.is_some()
+                && let Err(refusal) = Box::pin(overload::enter(&mut call, &target)).await
             {
                 return refused(&call, &refusal);
             }

@@ -1,6 +1,6 @@
 //! record: what became of a call, for the metrics. Last, so that it sees everything.
 
-use crate::{call::Call, resolve::Target, reuse};
+use crate::{call::Call, overload, resolve::Target, reuse};
 use fairlead_core::UpstreamError;
 use fairlead_observe::{CallRecord, CallStatus};
 use fairlead_wire::{Field, Frame, Kind, Method};
@@ -22,6 +22,7 @@ pub(crate) fn call(call: &Call, target: &Target, status: CallStatus) {
     if let Some(limits) = &target.upstream.limits {
         limits.note(status);
     }
+    overload::note(call, status);
     target.upstream.metrics.record(&CallRecord { method, tool, status, duration: call.started.elapsed() });
 }
 

@@ -1,8 +1,10 @@
 //! The compiled configuration: immutable, swapped whole. A call finishes on the snapshot it began with.
 
 use crate::{
+    bulkhead::Bulkhead,
     limits::{Limits, ServerLimits},
     merged::Merged,
+    overload::Overload,
     rules::Rules,
 };
 use arc_swap::ArcSwap;
@@ -29,6 +31,8 @@ pub(crate) struct Upstream {
     pub(crate) handle: ServerHandle,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) rules: Arc<Rules>,
+    /// The pool its calls pass, where it has one.
+    pub(crate) bulkhead: Option<Arc<Bulkhead>>,
     /// How often it may be called, where that is limited.
     pub(crate) limits: Option<Arc<ServerLimits>>,
 }
@@ -61,6 +65,8 @@ pub(crate) struct Endpoint {
     pub(crate) metrics: Arc<ServerMetrics>,
     /// How often calls may be made.
     pub(crate) limits: Limits,
+    /// What gives way under load, where anything does.
+    pub(crate) overload: Option<Arc<Overload>>,
     /// For each server whether a toolset showed something of it when its lists changed last.
     shown: Vec<AtomicBool>,
     /// Whose skill is whose.
@@ -77,6 +83,7 @@ impl Endpoint {
         servers: Vec<Upstream>,
         config: Arc<Config>,
         metrics: Arc<ServerMetrics>,
+        overload: &Option<Arc<Overload>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             path: path.into(),
@@ -85,6 +92,7 @@ impl Endpoint {
             shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,
             limits: Limits::new(&config.limits),
+            overload: overload.clone(),
             config,
             metrics,
             skills: crate::skills::Roots::default(),
@@ -180,13 +188,19 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(config: Arc<Config>, servers: Vec<Upstream>, gateway_metrics: &Arc<ServerMetrics>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        servers: Vec<Upstream>,
+        gateway_metrics: &Arc<ServerMetrics>,
+        overload: Option<Arc<Overload>>,
+    ) -> Self {
         let all = Endpoint::new(
             "/mcp".to_owned(),
             View::All,
             servers.clone(),
             Arc::clone(&config),
             Arc::clone(gateway_metrics),
+            &overload,
         );
         let toolsets = config
             .toolsets
@@ -198,6 +212,7 @@ impl Snapshot {
                     servers.clone(),
                     Arc::clone(&config),
                     Arc::clone(gateway_metrics),
+                    &overload,
                 );
                 (name.as_str().into(), endpoint)
             })
@@ -212,6 +227,7 @@ impl Snapshot {
                     vec![server.clone()],
                     Arc::clone(&config),
                     Arc::clone(&server.metrics),
+                    &overload,
                 );
                 (name, endpoint)
             })

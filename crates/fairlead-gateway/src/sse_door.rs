@@ -68,6 +68,7 @@ pub(crate) fn open(opened: Opened, headers: &HeaderMap) -> Result<Response<Body>
     }
     let gateway = opened.gateway.clone();
     crate::admit::gateway(&gateway)?;
+    crate::overload::connection(&gateway)?;
     let counted = gateway.open_stream().ok_or_else(too_many)?;
     let opened = Opened { counted: true, ..opened };
     let keep_alive = gateway.config().listen.keep_alive;

@@ -69,6 +69,7 @@ pub(crate) fn handshake(opened: Opened, head: &Parts) -> Result<Response<Body>, 
         return Err(Refusal::new(Code::HttpMethod, "a WebSocket is opened with GET"));
     }
     crate::admit::gateway(&opened.gateway)?;
+    crate::overload::connection(&opened.gateway)?;
     let key = head.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let is_upgrade = head.version == Version::HTTP_11
         && lists(&head.headers, header::CONNECTION, "upgrade")

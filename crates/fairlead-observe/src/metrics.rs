@@ -15,7 +15,8 @@ mod process;
 mod server;
 mod status;
 
-pub use gauges::{ConnectionGauges, GaugeSink, Gauges};
+pub use gauges::{BulkheadReading, ConnectionGauges, GaugeSink, Gauges};
+pub use process::resident_bytes;
 pub use server::{CallRecord, QuestionOutcome, ReuseOutcome, ServerMetrics};
 pub use status::CallStatus;
 

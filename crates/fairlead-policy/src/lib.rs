@@ -18,5 +18,5 @@ pub use adaptive::{AdaptiveLimit, Bounds, Signal};
 pub use ledger::Ledger;
 pub use limiter::{Ask, Denied, Level, Limit, Limiter, Measure, Moment, Verdict};
 pub use repeat::{CallHash, Repeats};
-pub use shed::{Priority, Shares};
+pub use shed::Shares;
 pub use tighten::Tightening;

@@ -7,7 +7,7 @@ use crate::control::{ServerRow, server_row};
 use bytes::Bytes;
 use fairlead_core::Code;
 use fairlead_gateway::Gateway;
-use fairlead_observe::{ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
+use fairlead_observe::{BulkheadReading, ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
 use fairlead_upstream::{ListingKind, PoolStats};
 use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -105,6 +105,19 @@ impl Gauges for Watched {
         out.subscriptions(counts.subscriptions);
         out.tasks(counts.tasks);
         out.limit_keys(counts.limit_keys);
+        for pool in gateway.bulkheads() {
+            let reading = BulkheadReading {
+                running: pool.running as u64,
+                waiting: pool.waiting as u64,
+                limit: pool.limit as u64,
+                held_bytes: pool.held as u64,
+                refused: pool.refused,
+            };
+            out.bulkhead(&pool.name, reading);
+        }
+        for (priority, reason, count) in gateway.shed() {
+            out.shed(priority, reason, count);
+        }
         for (limit, level, count) in gateway.limit_refusals() {
             out.limit_refusals(&limit, level, count);
         }

@@ -1,6 +1,13 @@
 //! From counters to OpenMetrics families. Names and help texts stand here and in `docs/metrics.md`.
 
-use super::{State, connections, gauges::GaugeSink, histogram::Reading, process, server::ServerMetrics, status};
+use super::{
+    State, connections,
+    gauges::{BulkheadReading, GaugeSink},
+    histogram::Reading,
+    process,
+    server::ServerMetrics,
+    status,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
@@ -153,6 +160,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
     for ((limit, level), count) in &gauges.limit_refusals {
         counter(family.encode_family(&[("limit", limit.as_str()), ("level", level)])?, *count)?;
     }
+    bulkheads(encoder, gauges)?;
     let mut family = encoder.encode_descriptor(
         "fairlead_server_state",
         "1 for the state a server is in and 0 for the others",
@@ -189,6 +197,36 @@ fn listings(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result 
             let labels = [("mcp_server", server.as_str()), ("list", list)];
             family.encode_family(&labels)?.encode_gauge(&as_gauge(pick(size)))?;
         }
+    }
+    Ok(())
+}
+
+fn bulkheads(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    type Read = fn(&BulkheadReading) -> u64;
+    let families: [(&str, &str, Read); 4] = [
+        ("fairlead_bulkhead_running", "Calls under way in a bulkhead", |reading| reading.running),
+        ("fairlead_bulkhead_waiting", "Calls that wait for a place in a bulkhead", |reading| reading.waiting),
+        ("fairlead_bulkhead_limit", "Calls that may be under way in a bulkhead", |reading| reading.limit),
+        ("fairlead_bulkhead_held_bytes", "Bytes of requests in a bulkhead", |reading| reading.held_bytes),
+    ];
+    for (name, help, read) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (bulkhead, reading) in &gauges.bulkheads {
+            family.encode_family(&[("bulkhead", bulkhead.as_str())])?.encode_gauge(&as_gauge(read(reading)))?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_bulkhead_refusals",
+        "Calls refused by a bulkhead",
+        None,
+        MetricType::Counter,
+    )?;
+    for (bulkhead, reading) in &gauges.bulkheads {
+        counter(family.encode_family(&[("bulkhead", bulkhead.as_str())])?, reading.refused)?;
+    }
+    let mut family = encoder.encode_descriptor("fairlead_shed", "Calls shed under load", None, MetricType::Counter)?;
+    for ((priority, reason), count) in &gauges.shed {
+        counter(family.encode_family(&[("priority", *priority), ("reason", *reason)])?, *count)?;
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub struct GaugeSink {
     pub(super) cache_entries: u64,
     pub(super) cache_bytes: u64,
     pub(super) cache_evictions: u64,
+    pub(super) bulkheads: BTreeMap<String, BulkheadReading>,
+    pub(super) shed: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
     /// Bytes and tokens by server and list.
@@ -49,6 +51,21 @@ pub struct ConnectionGauges {
     pub timed_out: u64,
     /// Connections ever closed, by the reason.
     pub closed: Vec<(&'static str, u64)>,
+}
+
+/// What a bulkhead is doing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BulkheadReading {
+    /// Calls under way.
+    pub running: u64,
+    /// Calls that wait.
+    pub waiting: u64,
+    /// Calls that may be under way now.
+    pub limit: u64,
+    /// Bytes of their requests.
+    pub held_bytes: u64,
+    /// Calls refused so far.
+    pub refused: u64,
 }
 
 /// The state of a server, among all it could be in.
@@ -119,6 +136,16 @@ impl GaugeSink {
     /// Calls refused by a limit so far, by its name and level.
     pub fn limit_refusals(&mut self, limit: &str, level: &'static str, count: u64) {
         *self.limit_refusals.entry((limit.to_owned(), level)).or_default() += count;
+    }
+
+    /// What a bulkhead is doing.
+    pub fn bulkhead(&mut self, name: &str, reading: BulkheadReading) {
+        self.bulkheads.insert(name.to_owned(), reading);
+    }
+
+    /// Calls shed so far, by their priority and the reason.
+    pub fn shed(&mut self, priority: &'static str, reason: &'static str, count: u64) {
+        *self.shed.entry((priority, reason)).or_default() += count;
     }
 
     /// The state of a server as one word of `all`.

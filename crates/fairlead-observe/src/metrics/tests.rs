@@ -21,6 +21,8 @@ impl Gauges for Fixed {
         out.tasks(9);
         out.processes(4);
         out.limit_keys(4);
+        out.bulkhead("reports", BulkheadReading { running: 1, refused: 2, ..BulkheadReading::default() });
+        out.shed("low", "memory", 3);
         out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.links("files", 5);

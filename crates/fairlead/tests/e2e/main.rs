@@ -16,6 +16,7 @@ mod leaks;
 mod limits;
 mod matrix;
 mod names;
+mod overload;
 mod protocol;
 mod questions;
 mod quirks;
