@@ -1,6 +1,7 @@
 //! [`ConfigFile`] to [`Config`]: what no schema can say. Every problem finds its place through the
 //! tree the file was read from.
 
+mod resilience;
 mod transport;
 
 use crate::{
@@ -79,6 +80,7 @@ pub(crate) fn build(
             servers.insert(server.name.clone(), Arc::new(server));
         }
     }
+    resilience::check(&mut builder, &rules, &servers);
     let mut toolsets = IndexMap::with_capacity(file.toolsets.len());
     for (name, toolset) in file.toolsets {
         toolsets.insert(name.clone(), builder.toolset(name, toolset));
@@ -356,12 +358,15 @@ impl Builder<'_> {
             }),
             tools: rules.into_iter().filter_map(|(pattern, rule)| self.tool_rule(name, &pattern, rule)).collect(),
             cache: file.cache.take().map(|cache| Arc::new(cache.into())),
+            ..resilience::of_server(self, name, file)
         }
     }
 
-    fn tool_rule(&mut self, server: &str, pattern: &str, file: ToolRuleFile) -> Option<(Glob, ToolRule)> {
+    fn tool_rule(&mut self, server: &str, pattern: &str, mut file: ToolRuleFile) -> Option<(Glob, ToolRule)> {
+        let at = ["servers", server, "tools", "rules", pattern, "fallback"];
+        let fallback = file.fallback.take().map(|written| resilience::fallbacks(self, &at, written));
         match Glob::new(pattern) {
-            Ok(glob) => Some((glob, file.into())),
+            Ok(glob) => Some((glob, ToolRule { fallback, ..file.into() })),
             Err(error) => {
                 self.key_error(&["servers", server, "tools", "rules", pattern], error.to_string(), "");
                 None

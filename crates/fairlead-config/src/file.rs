@@ -5,13 +5,12 @@
 use crate::{
     connections::ConnectionsFile,
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
+    limits::{LimitsFile, ServerLimitsFile},
+    overload::{BulkheadFile, OverloadFile},
+    resilience::{BreakerFile, FallbackFile, OrOff, RetryFile},
     reuse::{CacheFile, ServerCacheFile},
     rules::ToolsFile,
     toolset::ToolsetFile,
-};
-use crate::{
-    limits::{LimitsFile, ServerLimitsFile},
-    overload::{BulkheadFile, OverloadFile},
 };
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -490,6 +489,18 @@ pub struct ServerFile {
     pub bulkhead: Option<String>,
     /// How often it may be called, in place of what `limits` says of servers and tools.
     pub limits: ServerLimitsFile,
+    /// When calls to it are held back because it fails, or `off`, which is the default.
+    pub breaker: OrOff<BreakerFile>,
+    /// How calls that failed are made again where that is safe, or `off`, which is the default.
+    pub retry: OrOff<RetryFile>,
+    /// What calls that failed are answered with, in the order they are tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<FallbackFile>,
+    /// Servers it cannot work without: while calls to one of them are held back, calls to it are refused at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
+    /// Whether it is told how much time there is for a call.
+    pub forward_deadline: bool,
     /// Configured but not used.
     pub disabled: bool,
 }
@@ -526,6 +537,11 @@ impl Default for ServerFile {
             connections: ConnectionsFile::default(),
             bulkhead: None,
             limits: ServerLimitsFile::default(),
+            breaker: OrOff::Off,
+            retry: OrOff::Off,
+            fallback: Vec::new(),
+            depends_on: Vec::new(),
+            forward_deadline: false,
             disabled: false,
         }
     }

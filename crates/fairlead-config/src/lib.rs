@@ -23,6 +23,7 @@ pub mod overload;
 pub mod problem;
 mod reference;
 mod report;
+pub mod resilience;
 pub mod reuse;
 pub mod rules;
 pub mod secret;
@@ -43,6 +44,7 @@ pub use model::{
 pub use overload::{Bulkhead, Overload, Priority};
 pub use problem::{Problem, Problems, Severity};
 pub use report::report;
+pub use resilience::{BreakerRule, Fallback, RetryRule};
 pub use reuse::{Cache, CacheRule, CacheScope, Invalidates, ServerCache};
 pub use rules::{ServerRules, ToolRule};
 pub use secret::Secret;

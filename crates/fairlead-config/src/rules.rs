@@ -8,8 +8,10 @@ use crate::{
     leaf::{DurationText, PatternText, RateText},
     limits::{Rate, ServerLimits},
     overload::{Bulkhead, Priority},
+    resilience::{BreakerRule, Fallback, FallbackFile, RetryRule},
     reuse::{CacheRule, CacheRuleFile, Invalidates, InvalidatesFile, ServerCache},
 };
+use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,13 @@ pub struct ToolRuleFile {
     /// How important its calls are. Default: normal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// A tool that may be repeated is called a second time when it has not answered after so long; the first answer
+    /// counts, and the other call is cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<DurationText>,
+    /// What its calls are answered with when they fail, instead of what the server's `fallback` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Vec<FallbackFile>>,
 }
 
 /// How long calls of a tool may take.
@@ -72,6 +81,16 @@ pub struct ServerRules {
     pub tools: Vec<(Glob, ToolRule)>,
     /// What of its answers is given again.
     pub cache: Option<Arc<ServerCache>>,
+    /// When calls to it are held back.
+    pub breaker: Option<BreakerRule>,
+    /// How calls that failed are made again.
+    pub retry: Option<RetryRule>,
+    /// What calls that failed are answered with, in the order they are tried.
+    pub fallback: Option<Arc<[Fallback]>>,
+    /// Servers it cannot work without.
+    pub depends_on: Vec<ServerName>,
+    /// Whether it is told how much time there is for a call.
+    pub forward_deadline: bool,
 }
 
 impl ServerRules {
@@ -110,6 +129,10 @@ pub struct ToolRule {
     pub invalidates: Option<Arc<Invalidates>>,
     /// How important its calls are.
     pub priority: Option<Priority>,
+    /// After how long without an answer it is called a second time.
+    pub hedge: Option<Duration>,
+    /// What its calls are answered with when they fail.
+    pub fallback: Option<Arc<[Fallback]>>,
 }
 
 impl ToolRule {
@@ -125,6 +148,8 @@ impl ToolRule {
             coalesce: over.coalesce.or(self.coalesce),
             invalidates: over.invalidates.clone().or(self.invalidates),
             priority: over.priority.or(self.priority),
+            hedge: over.hedge.or(self.hedge),
+            fallback: over.fallback.clone().or(self.fallback),
         }
     }
 }
@@ -142,6 +167,9 @@ impl From<ToolRuleFile> for ToolRule {
             coalesce: file.coalesce,
             invalidates: file.invalidates.map(Into::into),
             priority: file.priority,
+            hedge: file.hedge.map(|written| written.0),
+            // Names other servers, so it is put in when all are known.
+            fallback: None,
         }
     }
 }

@@ -79,6 +79,10 @@ pub enum Code {
     ParkedCallLost = 1310,
     /// As many calls wait for an answer of their client as may.
     TooManyParked = 1311,
+    /// Calls to the server, the tool or something it depends on are held back after failures; the call was not made.
+    ServerHeldBack = 1312,
+    /// The time for the call was over before it could be made.
+    NoTimeLeft = 1313,
     /// The pool of calls that the call belongs to is full.
     BulkheadFull = 1314,
     /// None of the connections a server may have became free in time; the call was not made.
@@ -166,6 +170,8 @@ table! {
     BadRequestState 400 -32602 "the request state is not valid"
     ParkedCallLost 502 -31502 "the waiting call is lost"
     TooManyParked 503 -31503 "too many calls wait for an answer"
+    ServerHeldBack 503 -31503 "calls to the server are held back"
+    NoTimeLeft 504 -31504 "no time left to make the call"
     BulkheadFull 503 -31503 "the bulkhead is full"
     NoConnection 503 -31503 "no connection became free"
     BadConfig 500 -32603 "the configuration is not valid"

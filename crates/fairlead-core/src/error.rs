@@ -80,6 +80,10 @@ pub enum UpstreamErrorKind {
     SessionLost,
     /// What the request is about went with the connection it was made on.
     Gone,
+    /// A breaker holds calls back.
+    HeldBack,
+    /// The time for the call was over before it could be made.
+    NoTime,
 }
 
 /// A failure of the exchange with a server. `Display` says what we were doing; the cause is `source`.
@@ -92,6 +96,10 @@ pub struct UpstreamError {
     pub outcome: Outcome,
     /// What happened, without secrets, addresses or commands: it may be shown to the caller.
     pub message: Cow<'static, str>,
+    /// The HTTP status of an answer that is no message.
+    pub status: Option<u16>,
+    /// When the server, or what holds calls to it back, wants the next try.
+    pub retry_after: Option<Duration>,
     /// What to tell the log.
     #[source]
     pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -101,7 +109,14 @@ impl UpstreamError {
     /// A failure with what to tell the caller.
     #[must_use]
     pub fn new(kind: UpstreamErrorKind, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, outcome, message: message.into(), cause: None }
+        Self { kind, outcome, message: message.into(), status: None, retry_after: None, cause: None }
+    }
+
+    /// Adds the HTTP status of the answer, and the `Retry-After` that came with it.
+    #[must_use]
+    pub fn with_status(mut self, status: u16, retry_after: Option<Duration>) -> Self {
+        (self.status, self.retry_after) = (Some(status), retry_after);
+        self
     }
 
     /// Adds the cause, for the log.
@@ -116,6 +131,7 @@ impl UpstreamError {
     pub fn blame(&self) -> Blame {
         match self.kind {
             UpstreamErrorKind::AtCapacity | UpstreamErrorKind::NoConnection => Blame::Gateway,
+            UpstreamErrorKind::NoTime => Blame::Caller,
             _ => Blame::Upstream,
         }
     }
@@ -132,6 +148,8 @@ impl UpstreamError {
             UpstreamErrorKind::NoConnection => Code::NoConnection,
             UpstreamErrorKind::TooLarge => Code::ServerMessageTooLarge,
             UpstreamErrorKind::Gone => Code::UnknownTask,
+            UpstreamErrorKind::HeldBack => Code::ServerHeldBack,
+            UpstreamErrorKind::NoTime => Code::NoTimeLeft,
         }
     }
 
@@ -142,6 +160,12 @@ impl UpstreamError {
             Outcome::NotMade => "the call was not made",
             Outcome::Unknown => "whether the call took effect is unknown",
         };
-        Refusal::new(self.code(), format!("server `{server}`: {}; {outcome}", self.message))
+        let refusal = Refusal::new(self.code(), format!("server `{server}`: {}; {outcome}", self.message));
+        match self.retry_after {
+            Some(wait) if self.kind == UpstreamErrorKind::HeldBack => {
+                refusal.retry_after(wait).with_data(format!("{{\"retryAfterMs\":{}}}", wait.as_millis()))
+            }
+            _ => refusal,
+        }
     }
 }

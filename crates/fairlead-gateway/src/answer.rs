@@ -11,6 +11,7 @@ use crate::{
     bridge::{self, Bridge},
     call::Call,
     dispatch::{self, Begun},
+    fallback,
     list_notices::ListNotices,
     park::{self, Standing},
     questions::{Asked, Questions, may_be_asked},
@@ -125,6 +126,10 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
             park::whole(status, bytes, &said)
         }
         Begun::Failed(error) => {
+            // Boxed: only what failed comes here.
+            if let Some((instead, begun)) = Box::pin(fallback::instead(&call, &target, &error)).await {
+                return Box::pin(go_on(call, instead, begun, said)).await;
+            }
             record::failure(&call, &target, &error);
             if let Some((kept, link)) = reuse::failed(&call, &target, &error) {
                 let (status, bytes) = park::answer(&call, &target, &kept, link);
@@ -161,12 +166,13 @@ fn streamed(call: Box<Call>, target: Target, begun: Begun, said: Vec<Bytes>) -> 
     let first = First { begun: Some(begun), era: call.era, control: call.control.clone() };
     if let Some(opened) = replay::open_call(&call) {
         let voice = Voice::kept(opened.place());
-        let mut telling = Telling { call, target, voice, asked: Vec::new(), bridge: None };
+        let mut telling = Telling { call, target, voice, asked: Vec::new(), bridge: None, has_told: false };
         return opened.drive(async move { telling.start(first, said).await });
     }
     let (out, receiver) = mpsc::channel(STREAM_QUEUE);
     let telling = async move {
-        let mut telling = Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None };
+        let mut telling =
+            Telling { call, target, voice: Voice::new(out), asked: Vec::new(), bridge: None, has_told: false };
         telling.start(first, said).await;
     };
     stream(Body::stream(driven(telling, receiver)))
@@ -208,6 +214,8 @@ struct Telling {
     asked: Vec<Asked>,
     /// What only a call across the eras has.
     bridge: Option<Box<Bridge>>,
+    /// Something of the call was passed on: from then on it is not made again.
+    has_told: bool,
 }
 
 /// An exchange whose server is told when nobody waits for it any more: when its client cancels the call, and
@@ -261,6 +269,7 @@ impl Drop for First {
 impl Telling {
     /// Says what was said before there was a stream, then goes on.
     async fn start(&mut self, first: First, said: Vec<Bytes>) {
+        self.has_told |= !said.is_empty();
         for message in said {
             let _ = self.voice.say(&message).await;
         }
@@ -309,7 +318,10 @@ impl Telling {
                     }
                 }
                 Begun::Answered { answer, link } => return self.finish(&answer, link).await,
-                Begun::Failed(error) => return self.fail(&error).await,
+                Begun::Failed(error) => match Box::pin(self.after(&error)).await {
+                    Some(next) => next,
+                    None => return self.fail(&error).await,
+                },
                 Begun::Refused(refusal) => return self.refuse(&refusal).await,
                 Begun::NeedsRoots if may_need_roots => {
                     may_need_roots = false;
@@ -400,6 +412,7 @@ impl Telling {
 
     /// Passes on a message of the call.
     async fn tell(&mut self, exchange: &Exchange, frame: Frame) {
+        self.has_told = true;
         let config = self.target.upstream.handle.config();
         reuse::heard(&self.call, &frame);
         if frame.kind() != Kind::Request {
@@ -464,6 +477,20 @@ impl Telling {
         let mut edits = Edits::new();
         edits.replace(notice.span(Field::ParamRequestId)?, asked.id().to_string());
         Some(edits.apply(notice.bytes()))
+    }
+
+    /// What follows a failure: another try, as long as the client heard nothing of the first, or what stands in for the
+    /// answer.
+    async fn after(&mut self, error: &UpstreamError) -> Option<Begun> {
+        if !self.has_told
+            && self.bridge.is_none()
+            && let Some(again) = dispatch::again(&self.call, &self.target, error).await
+        {
+            return Some(again);
+        }
+        let (instead, begun) = fallback::instead(&self.call, &self.target, error).await?;
+        self.target = instead;
+        Some(begun)
     }
 
     async fn finish(&self, answer: &Final, link: Era) {

@@ -15,7 +15,13 @@ use fairlead_core::Caller;
 use fairlead_upstream::Worker;
 use fairlead_wire::{CapabilitySet, Era, Field, Frame};
 use http::{HeaderName, HeaderValue};
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A request with everything that was found out about it.
@@ -54,6 +60,11 @@ pub(crate) struct Call {
     pub(crate) entered: Option<Box<Entered>>,
     /// Its place in the pool of its server.
     pub(crate) place: OnceLock<Place>,
+    /// Until when the client itself waits, where it says so.
+    pub(crate) until: Option<Instant>,
+    /// How often it was made again, and whether another answer stands in for its server's.
+    pub(crate) retries: AtomicU32,
+    pub(crate) fell_back: AtomicBool,
 }
 
 impl Call {
@@ -81,6 +92,9 @@ impl Call {
             asked: self.asked,
             entered: None,
             place: OnceLock::new(),
+            until: None,
+            retries: AtomicU32::new(0),
+            fell_back: AtomicBool::new(false),
         })
     }
 
@@ -92,6 +106,12 @@ impl Call {
     /// The same as bytes: costs nothing.
     pub(crate) fn id_bytes(&self) -> &[u8] {
         self.frame.id_bytes().unwrap_or(b"null")
+    }
+
+    /// When there is no time any more for a call that may take `whole`: what the client says can only shorten that.
+    pub(crate) fn deadline(&self, whole: Duration) -> Instant {
+        let deadline = self.started + whole;
+        self.until.map_or(deadline, |until| until.min(deadline))
     }
 
     /// The client's progress token, raw.

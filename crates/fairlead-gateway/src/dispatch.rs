@@ -3,13 +3,35 @@
 //! A call is sent a second time only when the first try certainly never reached the server, or when
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
-use crate::{bridge, call::Call, overload, replay, resolve::Target, reuse, tasks};
+mod hedge;
+mod retry;
+
+pub(crate) use retry::is_repeatable;
+
+use crate::{
+    bridge,
+    call::Call,
+    deadline,
+    guard::{self, Admission},
+    overload, replay,
+    resolve::Target,
+    reuse, tasks,
+};
 use fairlead_config::Share;
 use fairlead_core::{Outcome, Refusal, UpstreamError, UpstreamErrorKind};
-use fairlead_upstream::{Avoid, Exchange, Final, Item, LeaseError, Outbound, Purpose, ShareKey, Want};
+use fairlead_upstream::{
+    Avoid, Exchange, Final, Instance, Item, LeaseError, Outbound, Purpose, ShareKey, Want, Witness,
+};
 use fairlead_wire::{Era, Field, Frame, Method, header};
 use http::{HeaderName, HeaderValue};
-use std::time::Duration;
+use retry::{Failure, Tries};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// How long a listen stream may live before the client opens it again.
@@ -17,10 +39,6 @@ const LISTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a legacy server may take to be told the log level of a request.
 const LEVEL_WAIT: Duration = Duration::from_secs(2);
-
-/// Further tries of a call that certainly was not sent, and the pause before the first of them.
-const MAX_UNSENT: u32 = 3;
-const UNSENT_PAUSE: Duration = Duration::from_millis(20);
 
 /// An exchange that has begun, and what it brought first.
 pub(crate) enum Begun {
@@ -67,7 +85,7 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         },
         user: call.user,
         purpose,
-        deadline: counts_from(call) + whole,
+        deadline: if call.until.is_some() { call.deadline(whole) } else { counts_from(call) + whole },
         avoid: Avoid::default(),
         affinity: None,
     };
@@ -111,48 +129,124 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
 /// The same with another message than the client's own.
 pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet_until: Instant) -> Begun {
     let purpose = if call.frame.method_class() == Method::Listen { Purpose::Session } else { Purpose::Call };
-    let want = want(call, target, purpose);
-    let mut again = true;
-    let mut unsent = 0;
+    let mut want = want(call, target, purpose);
+    let mut tries = Tries::new();
     let mut relisted: Option<Box<Target>> = None;
+    let mut at = At::default();
+    if let Some(guard) = &target.upstream.rules.guard
+        && call.retries.load(Ordering::Relaxed) == 0
+    {
+        guard.deposit();
+    }
     loop {
         let target = relisted.as_deref().unwrap_or(target);
-        let tried = once(call, target, &frame, &want, quiet_until).await;
+        let tried = match target.hedge(call) {
+            None => once(call, target, &frame, &want, quiet_until, &mut at).await,
+            Some(after) => Box::pin(hedge::race(call, target, &frame, &want, quiet_until, after, &mut at)).await,
+        };
         if let Begun::Answered { answer, link: Era::Modern } = &tried
             && answer.frame.error_code() == Some(header::HEADER_MISMATCH)
         {
             // The tool wants other headers than when it was listed. Those of a legacy client are the gateway's
             // own to get right.
-            if call.era == Era::Legacy && again && Box::pin(bridge::list_anew(call, target)).await {
-                again = false;
+            if call.era == Era::Legacy && tries.take_at_once() && Box::pin(bridge::list_anew(call, target)).await {
                 relisted = Some(Box::new(target.anew()));
                 continue;
             }
             target.upstream.handle.refresh(call.era, call.capabilities);
         }
-        let Begun::Failed(error) = &tried else { return tried };
-        let is_unsent = error.outcome == Outcome::NotMade && unsent < MAX_UNSENT;
-        if !(again || is_unsent) || !may_repeat(call, target, error) {
-            return tried;
+        let failure = match &tried {
+            Begun::Failed(error) => Failure::of(error),
+            Begun::Answered { answer, .. } if target.upstream.rules.guard.is_some() => {
+                match Failure::of_answer(answer) {
+                    Some(failure) => failure,
+                    None => return tried,
+                }
+            }
+            _ => return tried,
+        };
+        let Some(wait) = tries.next(call, target, failure) else { return tried };
+        say_again(call, target, &tried, wait);
+        if let Some(instance) = at.instance.take() {
+            want.avoid.add(&instance);
         }
-        tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
-        if again {
-            again = false;
-        } else {
-            // The link of the second try was going down with that of the first: its owner is about to notice.
-            unsent += 1;
-            tokio::time::sleep(UNSENT_PAUSE * unsent).await;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
     }
 }
 
-async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_until: Instant) -> Begun {
+fn say_again(call: &Call, target: &Target, tried: &Begun, wait: Duration) {
+    let error = match tried {
+        Begun::Failed(error) => Some(tracing::field::display(error)),
+        _ => None,
+    };
+    let wait_ms = wait.as_millis();
+    tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), error, wait_ms, "sending the call again");
+}
+
+/// A call that was under way and failed before anything of it was passed on, made again where that is configured.
+pub(crate) async fn again(call: &Call, target: &Target, error: &UpstreamError) -> Option<Begun> {
+    let wait = Tries::late().next(call, target, Failure::of(error))?;
+    tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
+    tokio::time::sleep(wait).await;
+    let quiet_until = Instant::now() + call.endpoint.config.listen.keep_alive;
+    Some(begin(call, target, quiet_until).await)
+}
+
+/// Leave to make a call of a server that has a guard.
+fn admit(call: &Call, target: &Target) -> Result<Option<Admission>, UpstreamError> {
+    let rules = &target.upstream.rules;
+    let tool = match call.frame.method_class() {
+        Method::ToolsCall => target.name.as_deref(),
+        Method::ResourcesRead | Method::PromptsGet | Method::Complete => None,
+        // What goes on for long, and what belongs to a call that was made.
+        _ => return Ok(None),
+    };
+    for (name, needed) in &rules.needs {
+        if let Some(wait) = needed.is_open() {
+            return Err(guard::held_back_by(rules.guard.as_deref(), name, wait));
+        }
+    }
+    let Some(guard) = &rules.guard else { return Ok(None) };
+    let mut admission = guard.admit(tool)?;
+    if let Some(admission) = &mut admission {
+        admission.waits_until(call.until);
+    }
+    Ok(admission)
+}
+
+/// One try: where it went, and whether another was faster.
+#[derive(Default)]
+struct At<'a> {
+    instance: Option<Arc<Instance>>,
+    lost: Option<&'a AtomicBool>,
+}
+
+async fn once(
+    call: &Call,
+    target: &Target,
+    frame: &Frame,
+    want: &Want,
+    quiet_until: Instant,
+    at: &mut At<'_>,
+) -> Begun {
+    if call.until.is_some() && want.deadline <= Instant::now() {
+        return Begun::Failed(no_time());
+    }
+    let mut admission = match admit(call, target) {
+        Ok(admission) => admission,
+        Err(error) => return Begun::Failed(error),
+    };
     let lease = match target.upstream.handle.lease(want).await {
         Ok(lease) => lease,
         Err(LeaseError::NeedsRoots) => return Begun::NeedsRoots,
-        Err(LeaseError::Upstream(error)) => return Begun::Failed(error),
+        Err(LeaseError::Upstream(error)) => return not_leased(want, error, admission),
     };
     let link = lease.era();
+    if target.upstream.rules.guard.is_some() {
+        at.instance = Some(Arc::clone(lease.instance()));
+    }
     if target.era.is_some_and(|era| era != link) {
         let text = "it speaks another era of the protocol than before";
         return Begun::Failed(UpstreamError::new(UpstreamErrorKind::Lost, Outcome::NotMade, text));
@@ -167,7 +261,10 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     if let Some(task) = &call.task {
         task.goes_over(lease.link());
     }
-    let outbound = outbound(call, target, frame, link);
+    let mut outbound = outbound(call, target, frame, link);
+    if let Some(admission) = admission.take() {
+        outbound.witness = Some(Box::new(admission));
+    }
     let mut exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,
         Err(error) => return Begun::Failed(error),
@@ -175,9 +272,9 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     if replay::hangs_up(call) {
         exchange.tell_hang_ups();
     }
-    let mut unheard = Unheard { exchange: Some(exchange), call };
+    let mut unheard = Unheard::new(exchange, call, at.lost);
     let heard = unheard.exchange().next_before(quiet_until).await;
-    let exchange = unheard.exchange.take().expect("invariant: taken once");
+    let exchange = unheard.take();
     match heard {
         Ok(Some(Item::Final(answer))) => Begun::Answered { answer, link },
         Ok(Some(Item::Message(frame))) => Begun::Spoke { exchange, frame },
@@ -186,46 +283,71 @@ async fn once(call: &Call, target: &Target, frame: &Frame, want: &Want, quiet_un
     }
 }
 
+fn no_time() -> UpstreamError {
+    let text = "the time for the call was over before it could be made";
+    UpstreamError::new(UpstreamErrorKind::NoTime, Outcome::NotMade, text)
+}
+
+/// There is no way to the server, or no time left to find one.
+fn not_leased(want: &Want, error: UpstreamError, admission: Option<Admission>) -> Begun {
+    if error.kind == UpstreamErrorKind::Timeout && want.deadline <= Instant::now() {
+        return Begun::Failed(no_time().because(error));
+    }
+    if let Some(mut admission) = admission {
+        admission.failed(&error);
+    }
+    Begun::Failed(error)
+}
+
 /// An exchange nothing was heard of yet. It is dropped when its caller cancels it, by a notification or
 /// in the modern era by going away, and then the server is told.
 struct Unheard<'a> {
     exchange: Option<Box<Exchange>>,
     call: &'a Call,
+    /// Set when another try of the call was faster.
+    lost: Option<&'a AtomicBool>,
 }
 
-impl Unheard<'_> {
+impl<'a> Unheard<'a> {
+    fn new(exchange: Box<Exchange>, call: &'a Call, lost: Option<&'a AtomicBool>) -> Self {
+        Self { exchange: Some(exchange), call, lost }
+    }
+
     fn exchange(&mut self) -> &mut Exchange {
         self.exchange.as_mut().expect("invariant: only taken when it was heard of")
+    }
+
+    fn take(&mut self) -> Box<Exchange> {
+        self.exchange.take().expect("invariant: taken once")
     }
 }
 
 impl Drop for Unheard<'_> {
     fn drop(&mut self) {
         let is_cancelled = || self.call.control.as_ref().is_some_and(|control| control.is_cancelled());
-        if let Some(mut exchange) = self.exchange.take()
-            && (self.call.era == Era::Modern || is_cancelled())
-        {
-            exchange.cancel("the client cancelled the request");
+        let is_lost = || self.lost.is_some_and(|lost| lost.load(Ordering::Relaxed));
+        if let Some(mut exchange) = self.exchange.take() {
+            if is_lost() {
+                exchange.cancel("another try was faster");
+            } else if self.call.era == Era::Modern || is_cancelled() {
+                exchange.cancel("the client cancelled the request");
+            }
         }
-    }
-}
-
-fn may_repeat(call: &Call, target: &Target, error: &UpstreamError) -> bool {
-    match (error.kind, error.outcome) {
-        // The session was refused, or the transport was gone before anything was sent.
-        (UpstreamErrorKind::SessionLost | UpstreamErrorKind::Lost, Outcome::NotMade) => true,
-        (UpstreamErrorKind::Lost, Outcome::Unknown) => match call.frame.method_class() {
-            Method::ResourcesRead | Method::PromptsGet | Method::Complete => true,
-            Method::ToolsCall => target.is_repeatable(call),
-            _ => false,
-        },
-        _ => false,
     }
 }
 
 /// The message as this server gets it.
 pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -> Outbound {
     let (idle, whole) = target.timeouts();
+    let (deadline, idle) = match call.frame.method_class() {
+        Method::Listen => (counts_from(call) + LISTEN, LISTEN),
+        // Both wait for a task, which may say nothing until it is over.
+        Method::TasksResult => (call.started + call.endpoint.config.tasks.ttl, call.endpoint.config.tasks.ttl),
+        _ if frame.method_class() == Method::TasksResult => (call.started + whole, whole),
+        _ => (call.deadline(whole), idle),
+    };
+    let forwards = target.upstream.rules.forwards_deadline() && frame.method_class().may_ask();
+    let left = forwards.then(|| deadline::left(deadline));
     let mut edits = target.edits.clone();
     let mut headers = Vec::new();
     if frame.span(Field::Task).is_some() && !may_say_task(call, frame, link) {
@@ -251,7 +373,7 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
             }
         }
         (Era::Legacy, Era::Modern) => {
-            bridge::add_meta(call, frame, &mut edits);
+            bridge::add_meta(call, frame, left, &mut edits);
             headers = mirrored(call, target);
         }
     }
@@ -259,14 +381,13 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
         (Era::Modern, Some(name)) => Some(header::encode_value(name)),
         _ => None,
     };
-    let (deadline, idle) = match call.frame.method_class() {
-        Method::Listen => (counts_from(call) + LISTEN, LISTEN),
-        // Both wait for a task, which may say nothing until it is over.
-        Method::TasksResult => (call.started + call.endpoint.config.tasks.ttl, call.endpoint.config.tasks.ttl),
-        _ if frame.method_class() == Method::TasksResult => (call.started + whole, whole),
-        _ => (call.started + whole, idle),
-    };
-    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle }
+    if let Some(left) = left {
+        headers.push(deadline::header(left));
+        if (call.era, link) != (Era::Legacy, Era::Modern) {
+            deadline::meta(frame, left, &mut edits);
+        }
+    }
+    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle, witness: None }
 }
 
 /// Whether a request's `params.task` is for the server: only where what comes of it is followed. A task of a client that

@@ -2,6 +2,7 @@
 
 use crate::{
     gateway::Gateway,
+    guard,
     merged::Merged,
     overload,
     search::trim::Level,
@@ -112,6 +113,7 @@ impl Gateway {
             steps.push(step("admit", None, text));
         }
         explain_server(upstream, &mut steps);
+        guard::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
         if route.is_none() {
             explain_hidden(endpoint, &merged, upstream, name, &mut steps);
         }

@@ -2,6 +2,7 @@
 
 use crate::{
     body::Body,
+    guard::{Guard, Guards},
     listen::{self, Door},
     pipeline,
     questions::Questions,
@@ -91,6 +92,8 @@ pub(crate) struct Inner {
     /// Streams that outlive their connections.
     pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
+    /// What keeps calls off servers that fail.
+    guards: Guards,
     pub(crate) metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
     calls: AtomicUsize,
@@ -170,6 +173,7 @@ impl Gateway {
             reuse: Arc::new(crate::reuse::Store::new(&config.cache)),
             replays: Arc::default(),
             environment,
+            guards: Guards::default(),
             metrics,
             gateway_metrics,
             calls: AtomicUsize::new(0),
@@ -234,6 +238,12 @@ impl Gateway {
     }
 
     fn publish(&self, config: Arc<Config>) {
+        let guards: HashMap<&ServerName, Arc<Guard>> = config
+            .rules
+            .iter()
+            .filter_map(|(name, rules)| Some((name, self.0.guards.of(name, rules.breaker, rules.retry)?)))
+            .collect();
+        self.0.guards.keep(|name| guards.contains_key(name));
         let servers = {
             let running = self.0.running.lock().expect("invariant: no panic under this lock");
             config
@@ -243,12 +253,12 @@ impl Gateway {
                 .map(|(running, _)| Upstream {
                     handle: running.handle().clone(),
                     metrics: self.0.metrics.server(running.handle().name().as_str()),
-                    rules: Arc::new(Rules::new(config.rules.get(running.handle().name()))),
                     bulkhead: config
                         .rules
                         .get(running.handle().name())
                         .and_then(|rules| rules.bulkhead.as_ref())
                         .map(|bounds| self.0.overload.bulkhead(bounds)),
+                    rules: Arc::new(Rules::new(running.handle().name(), &config, |name| guards.get(name).cloned())),
                     limits: self.0.limits.of_server(
                         &config.limits,
                         running.handle().name(),

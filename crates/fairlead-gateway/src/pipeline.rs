@@ -6,7 +6,7 @@ use crate::{
     admit, answer,
     body::Body,
     call::Call,
-    capabilities,
+    capabilities, deadline,
     gateway::Gateway,
     hello, limits, list_page, listen, listening, overload, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
@@ -25,7 +25,10 @@ use fairlead_wire::{
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, Response, StatusCode};
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU32},
+};
 use tokio::time::Instant;
 
 /// The number that stands for every client without a session.
@@ -318,6 +321,7 @@ impl Entry<'_> {
             None if capabilities.asks_anything() => self.gateway.sessions().take_user(),
             None => SESSIONLESS,
         };
+        let started = Instant::now();
         Box::new(Call {
             gateway: self.gateway.clone(),
             worker: self.worker,
@@ -334,10 +338,13 @@ impl Entry<'_> {
             control: None,
             reuse: None,
             param_headers,
-            started: Instant::now(),
             asked: overload::asked(self.endpoint, &frame, self.headers),
             entered: None,
             place: OnceLock::new(),
+            started,
+            until: deadline::of(self.seen, &frame, started),
+            retries: AtomicU32::new(0),
+            fell_back: AtomicBool::new(false),
             frame,
         })
     }

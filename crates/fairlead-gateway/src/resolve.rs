@@ -58,6 +58,19 @@ impl Target {
         )
     }
 
+    /// After how long without an answer the call is made a second time.
+    pub(crate) fn hedge(&self, call: &Call) -> Option<Duration> {
+        let after = self.rule.as_deref()?.hedge?;
+        (call.task.is_none() && self.is_repeatable(call)).then_some(after)
+    }
+
+    /// The same call at another server, under the name it has there.
+    pub(crate) fn at(upstream: &Upstream, name: &str, call: &Call) -> Option<Self> {
+        let mut target = Self::new(upstream, Some(name.into()));
+        target.edits.replace(call.frame.span(Field::Name)?, message::quote(name));
+        Some(target.ruled(call))
+    }
+
     /// Whether the call may be made again when nobody knows whether it took effect.
     pub(crate) fn is_repeatable(&self, call: &Call) -> bool {
         let said = self.rule.as_deref().and_then(|rule| rule.repeatable);

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_wire::{Era, message};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use std::time::Duration;
 
 /// "Resource not found" of the revisions before 2026-07-28 (SEP-2164 retired it).
 pub(crate) const LEGACY_RESOURCE_NOT_FOUND: i64 = -32002;
@@ -95,7 +96,16 @@ pub(crate) fn refuse_call(era: Era, id: Option<&str>, refusal: &Refusal) -> Resp
         Era::Legacy => StatusCode::OK,
         Era::Modern => modern_status(refusal.code.info().rpc),
     };
-    json(status, call_refusal_bytes(era, id, refusal))
+    let mut response = json(status, call_refusal_bytes(era, id, refusal));
+    if let Some(wait) = refusal.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after(wait));
+    }
+    response
+}
+
+/// Whole seconds, rounded up: who comes back then is not refused once more.
+fn retry_after(wait: Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 /// A refusal of one call as JSON-RPC text, with the code the client's revision has for it.

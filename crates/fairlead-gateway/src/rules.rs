@@ -1,7 +1,9 @@
 //! What the configuration says of the calls of one server, found by the tool's name.
 
+use crate::guard::Guard;
 use arc_swap::ArcSwap;
-use fairlead_config::{ServerCache, ServerRules, ToolRule};
+use fairlead_config::{Config, Fallback, ServerCache, ServerRules, ToolRule};
+use fairlead_core::ServerName;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 /// Names of tools whose rule is remembered, per server. Clients may call what they like, so the room is bounded.
@@ -11,11 +13,33 @@ const MAX_REMEMBERED: usize = 4096;
 pub(crate) struct Rules {
     config: Arc<ServerRules>,
     tools: ArcSwap<HashMap<Box<str>, Arc<ToolRule>>>,
+    /// What keeps calls off the server when it fails, and counts those that are made again.
+    pub(crate) guard: Option<Arc<Guard>>,
+    /// Servers it cannot work without, directly or not, that have a breaker.
+    pub(crate) needs: Box<[(ServerName, Arc<Guard>)]>,
 }
 
 impl Rules {
-    pub(crate) fn new(config: Option<&Arc<ServerRules>>) -> Self {
-        Self { config: config.cloned().unwrap_or_default(), tools: ArcSwap::default() }
+    /// The rules of `server`. `guard` finds the guard of any server.
+    pub(crate) fn new(server: &ServerName, config: &Config, guard: impl Fn(&ServerName) -> Option<Arc<Guard>>) -> Self {
+        let mut needs = Vec::new();
+        add_needs(server, config, &mut needs);
+        Self {
+            config: config.rules.get(server).cloned().unwrap_or_default(),
+            tools: ArcSwap::default(),
+            guard: guard(server),
+            needs: needs.into_iter().filter_map(|name| guard(name).map(|guard| (name.clone(), guard))).collect(),
+        }
+    }
+
+    /// What its calls that failed are answered with, where nothing else is said of the tool.
+    pub(crate) fn fallback(&self) -> Option<&Arc<[Fallback]>> {
+        self.config.fallback.as_ref()
+    }
+
+    /// Whether the server is told how much time there is for a call.
+    pub(crate) fn forwards_deadline(&self) -> bool {
+        self.config.forward_deadline
     }
 
     /// What is said of its answers being given again.
@@ -44,5 +68,16 @@ impl Rules {
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.config, f)
+    }
+}
+
+/// Adds what `server` depends on, and what that depends on.
+fn add_needs<'a>(server: &ServerName, config: &'a Config, needs: &mut Vec<&'a ServerName>) {
+    let Some(rules) = config.rules.get(server) else { return };
+    for other in &rules.depends_on {
+        if !needs.contains(&other) {
+            needs.push(other);
+            add_needs(other, config, needs);
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) content_type: Option<&'a HeaderValue>,
     /// `MCP-Protocol-Version`; of several the first.
     pub(crate) revision: Option<&'a HeaderValue>,
+    /// `Fairlead-Timeout-Ms`; of several the first.
+    pub(crate) timeout: Option<&'a HeaderValue>,
 }
 
 impl<'a> Seen<'a> {
@@ -56,6 +58,8 @@ impl<'a> Seen<'a> {
                 seen.session.note(value);
             } else if name == mcp::MCP_PROTOCOL_VERSION {
                 seen.revision.get_or_insert(value);
+            } else if name == crate::deadline::TIMEOUT {
+                seen.timeout.get_or_insert(value);
             }
         }
         seen

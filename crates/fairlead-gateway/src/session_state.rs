@@ -243,6 +243,7 @@ async fn ask(call: &Call, target: &Target, frame: Frame, edits: Edits) -> Result
         headers: Vec::new(),
         deadline: Instant::now() + timeout.start,
         idle: timeout.idle,
+        witness: None,
     };
     let mut exchange = lease.start(call.worker, outbound).begun().await?;
     loop {

@@ -9,6 +9,6 @@ pub mod logging;
 pub mod metrics;
 
 pub use metrics::{
-    BulkheadReading, CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE,
-    QuestionOutcome, ReuseOutcome, ServerMetrics, resident_bytes,
+    BulkheadReading, CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, GuardCounts, Metrics,
+    OPENMETRICS_CONTENT_TYPE, QuestionOutcome, ReuseOutcome, ServerMetrics, resident_bytes,
 };

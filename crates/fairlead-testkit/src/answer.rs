@@ -84,6 +84,7 @@ pub(crate) enum HttpGarbage {
     Html500,
     Empty,
     PlainText,
+    TooMany(u64),
 }
 
 /// A refusal: code, message, data.
@@ -182,7 +183,10 @@ async fn garble(exchange: &Exchange, script: &Script, garbage: &Garbage, id: &st
             right[..end].to_owned()
         }
         Garbage::Html500 if over_http => return Ended::Http(HttpGarbage::Html500),
-        Garbage::Html500 => "<html>\n<body>\n500 Internal Server Error\n</body>\n</html>".to_owned(),
+        Garbage::TooMany(seconds) if over_http => return Ended::Http(HttpGarbage::TooMany(*seconds)),
+        Garbage::Html500 | Garbage::TooMany(_) => {
+            "<html>\n<body>\n500 Internal Server Error\n</body>\n</html>".to_owned()
+        }
         Garbage::Empty if over_http => return Ended::Http(HttpGarbage::Empty),
         Garbage::Empty => String::new(),
         Garbage::WrongContentType if over_http => {

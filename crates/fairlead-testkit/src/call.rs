@@ -63,6 +63,7 @@ async fn steps(
     }
     // A modern client that comes back with answers does not see the steps before them again.
     let mut to_skip = if tool.rounds.is_empty() { answers.len() } else { 0 };
+    let end = exchange.core.end_of(tool);
     let token = &params["_meta"]["progressToken"];
     let mut reported = 0_u64;
     for step in &tool.steps {
@@ -118,10 +119,10 @@ async fn steps(
             }
         }
     }
-    if matches!(tool.finish, Finish::Hang) {
+    if matches!(end, Finish::Hang) {
         tokio::time::sleep(NEVER).await;
     }
-    finish(exchange, script, &tool.finish, echo(tool, incoming, &answers))
+    finish(exchange, script, &end, echo(tool, incoming, &answers))
 }
 
 fn outlet(exchange: &Exchange, via: Via) -> &Outlet {

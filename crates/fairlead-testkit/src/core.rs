@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::{
     conversation::Conversation,
     received::Recorder,
-    script::Script,
+    script::{Finish, Script, ToolScript},
     session::{Outlet, Session},
     tasks::Tasks,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) calls_finished: AtomicU64,
     /// How often a URL was required.
     pub(crate) urls_required: AtomicU64,
+    /// Calls so far of tools whose first calls end otherwise.
+    begun: Mutex<HashMap<String, usize>>,
     pub(crate) tasks: Tasks,
     /// Those whose messages come by themselves (HTTP+SSE), by session.
     conversations: Mutex<HashMap<String, Arc<Conversation>>>,
@@ -64,10 +66,22 @@ impl Core {
             cancelled_calls: Mutex::default(),
             calls_finished: AtomicU64::new(0),
             urls_required: AtomicU64::new(0),
+            begun: Mutex::default(),
             tasks: Tasks::default(),
             conversations: Mutex::default(),
             work: Mutex::default(),
         }
+    }
+
+    /// How this call of a tool ends.
+    pub(crate) fn end_of(&self, tool: &ToolScript) -> Finish {
+        if tool.first.is_empty() {
+            return tool.finish.clone();
+        }
+        let mut begun = self.begun.lock().expect("invariant: nobody panics while counting");
+        let before = begun.entry(tool.name.clone()).or_default();
+        *before += 1;
+        tool.first.get(*before - 1).unwrap_or(&tool.finish).clone()
     }
 
     pub(crate) fn script(&self) -> Arc<Script> {

@@ -3,11 +3,14 @@
 //! The default script is a well-behaved legacy server with three echoing tools. Everything else is switched on, and
 //! what is switched on adds up.
 
+mod garbage;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use self::garbage::Garbage;
 use crate::rounds::Round;
 
 /// The whole behaviour of one scripted server.
@@ -355,38 +358,6 @@ impl Hang {
     }
 }
 
-/// A wrong answer.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Garbage {
-    /// The id of another request.
-    WrongId,
-    /// `"id": null`.
-    NullId,
-    /// The right id as the other type (a number as a string, a string as a number).
-    OtherIdType,
-    /// `result` and `error` together.
-    ResultAndError,
-    /// Neither `result` nor `error`.
-    Neither,
-    /// No `jsonrpc` member.
-    NoVersion,
-    /// Text that is not JSON.
-    NotJson,
-    /// JSON that ends in the middle.
-    Truncated,
-    /// Status 500 with an HTML page; over stdio the page as lines.
-    Html500,
-    /// Status 200 with an empty body; over stdio an empty line.
-    Empty,
-    /// A correct body of type `text/plain`; over stdio not JSON.
-    WrongContentType,
-    /// A string of that many bytes where the result should be.
-    Huge(usize),
-    /// The answer, twice.
-    Twice,
-}
-
 /// One tool with a behaviour.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -411,6 +382,9 @@ pub struct ToolScript {
     /// Modern era over HTTP: a call without this header is refused with -32020.
     #[serde(default)]
     pub needs_header: Option<String>,
+    /// How the first calls end, one each, of all clients together.
+    #[serde(default)]
+    pub first: Vec<Finish>,
     /// How the call ends.
     #[serde(default)]
     pub finish: Finish,
@@ -430,6 +404,7 @@ impl ToolScript {
             rounds: Vec::new(),
             endless: false,
             needs_header: None,
+            first: Vec::new(),
             finish: Finish::Echo,
             as_task: false,
         }
@@ -490,6 +465,12 @@ impl ToolScript {
     /// Asks the client.
     pub fn ask(self, question: Question, via: Via) -> Self {
         self.step(Step::Ask { question, via })
+    }
+
+    /// Has the next of the first calls end otherwise.
+    pub fn first(mut self, finish: Finish) -> Self {
+        self.first.push(finish);
+        self
     }
 
     /// Sets how the call ends.

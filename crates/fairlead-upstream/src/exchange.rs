@@ -26,6 +26,15 @@ use std::{
 };
 use tokio::time::{Instant, timeout_at};
 
+/// Is told how an exchange ended: with an answer or a failure of the server, once. It hears nothing of an exchange that
+/// was given up.
+pub trait Witness: Send + Sync + std::fmt::Debug {
+    /// It was answered, over HTTP with a status, and with what `Retry-After` says where it is too much for the server.
+    fn answered(&mut self, status: Option<u16>, retry_after: Option<Duration>);
+    /// It failed.
+    fn failed(&mut self, error: &UpstreamError);
+}
+
 /// A request as the gateway hands it over. The link adds what is its own: the id, the progress
 /// token, and the headers of its era.
 #[derive(Debug)]
@@ -42,6 +51,8 @@ pub struct Outbound {
     pub deadline: Instant,
     /// When to give up if nothing at all is heard for so long.
     pub idle: Duration,
+    /// Who is told how it ended.
+    pub witness: Option<Box<dyn Witness>>,
 }
 
 impl Outbound {
@@ -57,6 +68,7 @@ impl Outbound {
             headers: Vec::new(),
             deadline,
             idle: Duration::from_secs(3600),
+            witness: None,
         }
     }
 }
@@ -101,6 +113,14 @@ pub(crate) enum WireExchange {
 }
 
 impl WireExchange {
+    /// What `Retry-After` said of an answer that says that it is too much now.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            WireExchange::Http(exchange) => exchange.retry_after(),
+            WireExchange::Duplex(_) => None,
+        }
+    }
+
     /// `None` when the server hung up to be asked again for the rest, where that was asked for.
     pub(crate) async fn next(&mut self) -> Result<Option<Item>, UpstreamError> {
         match self {
@@ -211,6 +231,7 @@ pub struct Exchange {
     measured: Option<Instant>,
     /// The task whose result it waits for.
     task: Option<Box<str>>,
+    witness: Option<Box<dyn Witness>>,
     /// Held for as long as the call lasts.
     _lease: Option<Lease>,
 }
@@ -258,7 +279,8 @@ impl Exchange {
         let waits = matches!(method, Method::Listen | Method::TasksResult);
         let is_measured = lease.is_some() && !waits && link.link.instance().is_measured();
         let began = Instant::now();
-        let on = move |wire, link| {
+        let mut witness = outbound.witness;
+        let on = move |wire, link, witness| {
             Box::new(Self {
                 wire,
                 link,
@@ -271,24 +293,27 @@ impl Exchange {
                 done: false,
                 measured: is_measured.then_some(began),
                 task,
+                witness,
                 _lease: lease,
             })
         };
         match &link.link.wire {
             Wire::Http(http) => {
                 let wire = WireExchange::Http(http.send(worker, prepared));
-                Starting(Start::Begun(on(wire, link)))
+                Starting(Start::Begun(on(wire, link, witness)))
             }
             Wire::Stdio(_) | Wire::Connection(_) => Starting(Start::Waiting(Box::pin(async move {
                 let duplex = link.link.wire.duplex().expect("invariant: all but HTTP are one channel");
-                let sent = link.link.send_over(duplex, prepared, deadline).await;
-                if let Err(error) = &sent
-                    && is_measured
-                {
-                    link.link.instance().report(CallEnd::Failed(error.kind, error.outcome), None);
+                match link.link.send_over(duplex, prepared, deadline).await {
+                    Ok(wire) => Ok(on(WireExchange::Duplex(wire), link, witness)),
+                    Err(error) => {
+                        if is_measured {
+                            link.link.instance().report(CallEnd::Failed(error.kind, error.outcome), None);
+                        }
+                        tell(&mut witness, |witness| witness.failed(&error));
+                        Err(error)
+                    }
                 }
-                let wire = sent?;
-                Ok(on(WireExchange::Duplex(wire), link))
             }))),
         }
     }
@@ -326,6 +351,8 @@ impl Exchange {
                 self.done = true;
                 self.report(|| end_of(&answer));
                 self.note_task(&answer);
+                let retry_after = self.wire.retry_after();
+                tell(&mut self.witness, |witness| witness.answered(answer.status, retry_after));
                 Ok(Some(Item::Final(answer)))
             }
             Ok(Ok(message)) => {
@@ -335,6 +362,7 @@ impl Exchange {
             Ok(Err(error)) => {
                 self.done = true;
                 self.report(|| CallEnd::Failed(error.kind, error.outcome));
+                tell(&mut self.witness, |witness| witness.failed(&error));
                 Err(error)
             }
             Err(_) if limit < until => Ok(None),
@@ -366,7 +394,10 @@ impl Exchange {
         self.cancel("timed out");
         let link = &self.link.link;
         link.inbound.tell(LinkEvent::Suspect { link: link.id });
-        UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, format!("the server did not answer {waited}"))
+        let message = format!("the server did not answer {waited}");
+        let error = UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, message);
+        tell(&mut self.witness, |witness| witness.failed(&error));
+        error
     }
 
     /// Lets [`Exchange::next_before`] return when the server ends the stream of the answer and not the answer. (The
@@ -441,5 +472,11 @@ fn end_of(answer: &Final) -> CallEnd {
         CallEnd::ServerError
     } else {
         CallEnd::Answered
+    }
+}
+
+fn tell(witness: &mut Option<Box<dyn Witness>>, what: impl FnOnce(&mut dyn Witness)) {
+    if let Some(mut witness) = witness.take() {
+        what(&mut *witness);
     }
 }

@@ -27,7 +27,7 @@ pub mod watch;
 
 pub use catalog::{Catalog, Entry, Listing, ListingKind};
 pub use event::ServerEvent;
-pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting};
+pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting, Witness};
 pub use fairlead_process::GuardBinary;
 pub use handle::{Avoid, Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
 pub use http_client::{PoolStats, Worker};

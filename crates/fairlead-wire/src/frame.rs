@@ -141,6 +141,8 @@ pub enum Field {
     MetaSubscriptionId,
     /// `params._meta["io.modelcontextprotocol/related-task"]`
     MetaRelatedTask,
+    /// `params._meta["fairlead/timeoutMs"]`, until when whoever calls waits
+    MetaTimeout,
     /// `result.resultType`
     ResultType,
     /// `result._meta`
@@ -210,6 +212,7 @@ impl Section {
                 b"io.modelcontextprotocol/logLevel" => F::MetaLogLevel,
                 b"io.modelcontextprotocol/subscriptionId" => F::MetaSubscriptionId,
                 b"io.modelcontextprotocol/related-task" => F::MetaRelatedTask,
+                b"fairlead/timeoutMs" => F::MetaTimeout,
                 _ => return None,
             },
             Section::Ref => match key {

@@ -3,11 +3,13 @@
 //! It has no authentication, so it listens on loopback unless configured otherwise, and on loopback
 //! it answers only to loopback names: a web page that points a foreign name at 127.0.0.1 learns nothing.
 
-use crate::control::{ServerRow, server_row};
+use crate::control::server_rows;
 use bytes::Bytes;
-use fairlead_core::Code;
+use fairlead_core::{BreakerState, Code};
 use fairlead_gateway::Gateway;
-use fairlead_observe::{BulkheadReading, ConnectionGauges, GaugeSink, Gauges, Metrics, OPENMETRICS_CONTENT_TYPE};
+use fairlead_observe::{
+    BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts, Metrics, OPENMETRICS_CONTENT_TYPE,
+};
 use fairlead_upstream::{ListingKind, PoolStats};
 use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -70,7 +72,7 @@ impl Admin {
         if !verbose {
             return text(status, format!("{word}\n"));
         }
-        let servers: Vec<ServerRow> = self.gateway.servers().iter().map(server_row).collect();
+        let servers = server_rows(&self.gateway);
         let body = serde_json::json!({ "status": word, "version": env!("CARGO_PKG_VERSION"), "servers": servers });
         let mut response = text(status, format!("{body:#}\n"));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -139,6 +141,22 @@ impl Gauges for Watched {
                 out.connections(name, connections(&pool));
             }
             out.server_state(name, view.state.word(), STATES);
+            let Some(guard) = gateway.guard(name) else { continue };
+            out.guard(
+                name,
+                GuardCounts {
+                    held_back: guard.held_back,
+                    retried: guard.retried,
+                    hedged: guard.hedged,
+                    unaffordable: guard.unaffordable,
+                },
+            );
+            if let Some(breaker) = &guard.breaker {
+                out.breaker(name, "", breaker.state.word(), &BreakerState::WORDS);
+            }
+            for (tool, breaker) in &guard.tools {
+                out.breaker(name, tool, breaker.state.word(), &BreakerState::WORDS);
+            }
         }
     }
 }

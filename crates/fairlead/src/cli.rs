@@ -27,8 +27,8 @@ pub(crate) enum Command {
     Schema,
     /// Serve one client on stdin and stdout through the running gateway, which is started if need be
     Stdio(Stdio),
-    /// List the servers with their state
-    Servers(Listing),
+    /// List the servers with their state, or change something about one
+    Servers(Servers),
     /// List the tools as clients see them
     Tools(Listing),
     /// List the resources and resource templates as clients see them
@@ -98,6 +98,56 @@ pub(crate) struct Listing {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Servers {
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+    #[command(subcommand)]
+    pub(crate) action: Option<ServersAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServersAction {
+    /// Hold the breaker of a server open or closed, or let it work again
+    Breaker(Breaker),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Breaker {
+    /// The server
+    pub(crate) name: String,
+    /// What it is to do
+    pub(crate) to: BreakerTo,
+    /// The breaker of this tool, by the server's own name of it
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) tool: Option<String>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+/// What a breaker is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BreakerTo {
+    /// Hold all calls back
+    Open,
+    /// Let all calls through
+    Close,
+    /// Work by its rules, beginning closed
+    Auto,
+}
+
+impl BreakerTo {
+    /// How it is written.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 //! this binary, and nothing outside may rely on them.
 
 use crate::{
+    breaker::{self, GuardRow},
     cache,
     linger::{Attached, Hold},
 };
@@ -26,7 +27,7 @@ use std::{
 };
 
 /// Where the paths that are not the data plane's begin.
-const PREFIX: &str = "/control/v1/";
+pub(crate) const PREFIX: &str = "/control/v1/";
 /// Connections at most: clients on standard streams have a few each.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
@@ -95,6 +96,8 @@ pub(crate) struct ServerRow {
     /// The pool of connections, for a server reached over HTTP.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) connections: Option<ConnectionsRow>,
+    /// What keeps calls off it, where anything is configured.
+    pub(crate) guard: Option<GuardRow>,
     /// What is wrong: the server as a whole, or one of its lists.
     pub(crate) error: Option<String>,
 }
@@ -169,8 +172,13 @@ fn tokens(raw: &[u8]) -> usize {
     std::str::from_utf8(raw).map_or(0, fairlead_core::tokens::estimate)
 }
 
+/// The picture of every server.
+pub(crate) fn server_rows(gateway: &Gateway) -> Vec<ServerRow> {
+    gateway.servers().iter().map(|handle| server_row(gateway, handle)).collect()
+}
+
 /// The picture of one server.
-pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
+fn server_row(gateway: &Gateway, handle: &ServerHandle) -> ServerRow {
     let view = handle.view();
     let config = handle.config();
     let catalog = view.nearest_catalog(Era::Modern, CapabilitySet::BARE);
@@ -220,6 +228,7 @@ pub(crate) fn server_row(handle: &ServerHandle) -> ServerRow {
         error: down
             .or_else(unlisted)
             .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}"))),
+        guard: gateway.guard(handle.name().as_str()).map(|reading| (&reading).into()),
     }
 }
 
@@ -326,7 +335,7 @@ pub(crate) fn purge_path(parameters: [(&str, Option<&str>); 3]) -> String {
 }
 
 /// Everything but unreserved characters, percent-encoded (RFC 3986).
-fn percent(text: &str) -> String {
+pub(crate) fn percent(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -408,11 +417,14 @@ pub(crate) async fn handle(gateway: Gateway, attached: Attached, request: Reques
     if request.method() == Method::POST && path == "cache/purge" {
         return cache::purge(&gateway, query);
     }
+    if request.method() == Method::POST && path == "breaker" {
+        return json(&breaker::set(&gateway, query));
+    }
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
     }
     match path {
-        "servers" => json(&gateway.servers().iter().map(server_row).collect::<Vec<_>>()),
+        "servers" => json(&server_rows(&gateway)),
         "items" => match parameter(query, "kind").as_deref().and_then(Kind::parse) {
             Some(kind) => json(&item_rows(&gateway, kind, parameter(query, "name").as_deref())),
             None => text(StatusCode::BAD_REQUEST, "`kind` must be tools, resources or prompts\n"),

@@ -5,6 +5,7 @@
 //! here: what a call may do is decided below, in the crates this one puts together.
 
 mod admin;
+mod breaker;
 mod cache;
 mod call;
 mod check;
@@ -67,7 +68,10 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Check(arguments) => check::run(&arguments),
         cli::Command::Schema => check::schema(),
         cli::Command::Stdio(arguments) => stdio::run(&arguments),
-        cli::Command::Servers(arguments) => listing::servers(&arguments),
+        cli::Command::Servers(arguments) => match &arguments.action {
+            None => listing::servers(&arguments.listing),
+            Some(cli::ServersAction::Breaker(action)) => breaker::run(action),
+        },
         cli::Command::Tools(arguments) => listing::items(&arguments, control::Kind::Tools),
         cli::Command::Resources(arguments) => listing::items(&arguments, control::Kind::Resources),
         cli::Command::Prompts(arguments) => listing::items(&arguments, control::Kind::Prompts),

@@ -1,7 +1,7 @@
 //! What a request of a legacy client says to a modern server beyond the client's own words: who speaks, what it can do,
 //! and in a later round what it answered.
 
-use crate::{call::Call, resolve::Target};
+use crate::{call::Call, deadline, resolve::Target};
 use fairlead_wire::{Era, Field, Frame, Revision, Span, edit::Edits, message};
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 const LIST_TIME: Duration = Duration::from_secs(5);
 
 /// Adds what every request to a modern server carries, for a client that does not send it.
-pub(crate) fn add_meta(call: &Call, frame: &Frame, edits: &mut Edits) {
+pub(crate) fn add_meta(call: &Call, frame: &Frame, left: Option<u64>, edits: &mut Edits) {
     let version = format!("\"{}\"", Revision::V2026_07_28.as_str());
     // A call in a batch has no stream to be asked on.
     let declared = call.capabilities.for_modern_server();
@@ -22,6 +22,7 @@ pub(crate) fn add_meta(call: &Call, frame: &Frame, edits: &mut Edits) {
         (Field::MetaClientCapabilities, "io.modelcontextprotocol/clientCapabilities", Some(declared.to_json())),
         (Field::MetaClientInfo, "io.modelcontextprotocol/clientInfo", Some(crate::merged::own_info())),
         (Field::MetaLogLevel, "io.modelcontextprotocol/logLevel", level),
+        (Field::MetaTimeout, deadline::META_TIMEOUT, left.map(|left| left.to_string())),
     ];
     let members = members.into_iter().filter_map(|(field, key, value)| Some((field, key, value?)));
     if let Some(meta) = frame.span(Field::Meta) {

@@ -153,6 +153,7 @@ impl Watches {
             headers: Vec::new(),
             deadline: Instant::now() + life,
             idle: life,
+            witness: None,
         };
         let (server, worker, watching) = (upstream.handle.clone(), call.worker, Arc::clone(&watch));
         let mut running = self.running.lock().expect("invariant: no panic under this lock");

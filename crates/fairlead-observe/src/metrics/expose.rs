@@ -35,6 +35,7 @@ impl Collector for Exposition {
         questions(&mut encoder, &servers)?;
         reuse(&mut encoder, &servers, &gauges)?;
         self.refusals(&mut encoder)?;
+        guards(&mut encoder, &gauges)?;
         states(&mut encoder, &gauges)?;
         connections::encode(&mut encoder, &gauges)?;
         process_metrics(&mut encoder)
@@ -138,6 +139,40 @@ impl Exposition {
         }
         Ok(())
     }
+}
+
+fn guards(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    let mut family =
+        encoder.encode_descriptor("fairlead_held_back", "Calls that a breaker held back", None, MetricType::Counter)?;
+    for (server, counts) in &gauges.guards {
+        counter(family.encode_family(&[("mcp_server", server.as_str())])?, counts.held_back)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_retries",
+        "Calls that were made again, or not for want of budget",
+        None,
+        MetricType::Counter,
+    )?;
+    for (server, counts) in &gauges.guards {
+        for (kind, count) in [("retry", counts.retried), ("hedge", counts.hedged), ("over_budget", counts.unaffordable)]
+        {
+            counter(family.encode_family(&[("mcp_server", server.as_str()), ("kind", kind)])?, count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_breaker_state",
+        "1 for the state a breaker is in and 0 for the others",
+        None,
+        MetricType::Gauge,
+    )?;
+    for ((server, tool), state) in &gauges.breakers {
+        for word in state.all {
+            let is_current = i64::from(*word == state.current);
+            let labels = [("mcp_server", server.as_str()), ("tool_name", tool.as_str()), ("state", word)];
+            family.encode_family(&labels)?.encode_gauge(&is_current)?;
+        }
+    }
+    Ok(())
 }
 
 fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {

@@ -34,6 +34,8 @@ pub struct GaugeSink {
     /// Bytes and tokens by server and list.
     pub(super) listings: BTreeMap<(String, &'static str), (u64, u64)>,
     pub(super) connections: BTreeMap<String, ConnectionGauges>,
+    pub(super) breakers: BTreeMap<(String, String), ServerState>,
+    pub(super) guards: BTreeMap<String, GuardCounts>,
 }
 
 /// The connections to a server reached over HTTP.
@@ -66,6 +68,19 @@ pub struct BulkheadReading {
     pub held_bytes: u64,
     /// Calls refused so far.
     pub refused: u64,
+}
+
+/// How often calls of one server were held back or made again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GuardCounts {
+    /// Held back.
+    pub held_back: u64,
+    /// Made again after a failure.
+    pub retried: u64,
+    /// Made a second time because the first took long.
+    pub hedged: u64,
+    /// Not made again because the budget was used up.
+    pub unaffordable: u64,
 }
 
 /// The state of a server, among all it could be in.
@@ -166,5 +181,15 @@ impl GaugeSink {
     /// The connections to a server reached over HTTP.
     pub fn connections(&mut self, server: &str, connections: ConnectionGauges) {
         self.connections.insert(server.to_owned(), connections);
+    }
+
+    /// The state of a breaker as one word of `all`: of a server, or of one of its tools.
+    pub fn breaker(&mut self, server: &str, tool: &str, current: &'static str, all: &'static [&'static str]) {
+        self.breakers.insert((server.to_owned(), tool.to_owned()), ServerState { current, all });
+    }
+
+    /// How often calls of a server were held back or made again.
+    pub fn guard(&mut self, server: &str, counts: GuardCounts) {
+        self.guards.insert(server.to_owned(), counts);
     }
 }

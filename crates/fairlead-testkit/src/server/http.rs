@@ -262,6 +262,11 @@ async fn exchange(
             let page = "<html><body>500 Internal Server Error</body></html>";
             return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "text/html", page));
         }
+        Ended::Http(HttpGarbage::TooMany(seconds)) => {
+            let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "text/plain", "too many requests");
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+            return Ok(response);
+        }
         Ended::Http(HttpGarbage::Empty) => return Ok(plain(StatusCode::OK, "application/json", "")),
         Ended::Http(HttpGarbage::PlainText) => {
             let (frame, _) = log.outcome().await;

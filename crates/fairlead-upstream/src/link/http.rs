@@ -344,6 +344,10 @@ impl HttpExchange {
         self.answer.take_hang_up()
     }
 
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.answer.retry_after()
+    }
+
     /// Gives the exchange up: a modern server takes the closed stream as the cancellation.
     pub(crate) fn abandon(&mut self) {
         self.answer.abandon();

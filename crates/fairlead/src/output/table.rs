@@ -67,7 +67,10 @@ pub(crate) fn servers(rows: &[ServerRow]) -> String {
             number(row.tokens),
             row.links.to_string(),
             if processes.is_empty() { "-".to_owned() } else { processes },
-            row.error.as_deref().map_or_else(|| "-".to_owned(), |error| super::one_line(error, CELL)),
+            row.error
+                .clone()
+                .or_else(|| row.guard.as_ref()?.trouble())
+                .map_or_else(|| "-".to_owned(), |error| super::one_line(&error, CELL)),
         ]);
     }
     right(&mut table, &[5, 6, 7, 8, 9, 10]);

@@ -22,6 +22,7 @@ mod questions;
 mod quirks;
 mod real;
 mod reload;
+mod resilience;
 mod resume;
 mod reuse;
 mod search;

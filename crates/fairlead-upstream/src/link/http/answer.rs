@@ -13,7 +13,7 @@ use fairlead_wire::{
     message::Decimal,
     sse::{SseError, SseLimits, SseParser},
 };
-use http::{HeaderValue, Response, StatusCode, header as h};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header as h};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body as _;
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -60,6 +60,8 @@ pub(super) struct AnswerStream {
     tells_hang_ups: bool,
     /// The server hung up and wants to be asked again after that long.
     hung_up: Option<Duration>,
+    /// When it wants the next try, of an answer that says that it is too much now.
+    retry_after: Option<Duration>,
 }
 
 impl AnswerStream {
@@ -84,6 +86,7 @@ impl AnswerStream {
             resumes: 0,
             tells_hang_ups: false,
             hung_up: None,
+            retry_after: None,
         }
     }
 
@@ -95,6 +98,11 @@ impl AnswerStream {
     /// The id of the request.
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What `Retry-After` said where it is too much for the server.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// From now on [`AnswerStream::next`] says that the server hung up.
@@ -237,7 +245,11 @@ impl AnswerStream {
                 UpstreamErrorKind::Unavailable,
                 self.refused_outcome(),
                 format!("it refuses the gateway's credentials (HTTP {})", status.as_u16()),
-            ));
+            )
+            .with_status(status.as_u16(), None));
+        }
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            self.retry_after = retry_after(response.headers());
         }
         if status.is_success() && is_sse(&response) {
             self.state = State::Stream {
@@ -277,7 +289,14 @@ impl AnswerStream {
                 let kind =
                     if status.is_server_error() { UpstreamErrorKind::Unavailable } else { UpstreamErrorKind::Garbage };
                 let message = format!("it answered with HTTP {}", status.as_u16());
-                Err(UpstreamError::new(kind, Outcome::Unknown, message).because(HttpStatus(status.as_u16())))
+                // A request over a limit was turned away.
+                let outcome = match status {
+                    StatusCode::TOO_MANY_REQUESTS => self.refused_outcome(),
+                    _ => Outcome::Unknown,
+                };
+                Err(UpstreamError::new(kind, outcome, message)
+                    .with_status(status.as_u16(), self.retry_after)
+                    .because(HttpStatus(status.as_u16())))
             }
             Err(FrameError::Batch) => Err(garbage("it answered with a batch")),
             Err(error) => Err(garbage("its answer is not JSON-RPC").because(error)),
@@ -359,4 +378,9 @@ fn too_large(limit: usize) -> UpstreamError {
         Outcome::Unknown,
         format!("its answer is larger than {limit} bytes"),
     )
+}
+
+/// What `Retry-After` says in seconds. (A date is not read: it needs the clocks of both to agree.)
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(h::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

@@ -1,0 +1,117 @@
+//! When a call is made again, after how long, and at most how often. What may be repeated is in the error matrix
+//! (`fault.rs` of `fairlead-core`); this is the rest: tries, time, and the budget of the server.
+
+use crate::{call::Call, guard::Second, resolve::Target};
+use fairlead_core::{Again, Outcome, UpstreamError, UpstreamErrorKind, fault};
+use fairlead_upstream::Final;
+use fairlead_wire::Method;
+use std::{sync::atomic::Ordering, time::Duration};
+use tokio::time::Instant;
+
+/// Further tries of a call that certainly was not sent, and the pause before the first of them.
+const MAX_UNSENT: u32 = 3;
+const UNSENT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a call may be made again, or may not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    again: Again,
+    /// Its connection or session was lost, and with what outcome.
+    lost: Option<Outcome>,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub(super) fn of(error: &UpstreamError) -> Self {
+        let is_lost = matches!(error.kind, UpstreamErrorKind::SessionLost | UpstreamErrorKind::Lost);
+        let again = match error.outcome {
+            // Turned away before anything was done, whatever the reason.
+            Outcome::NotMade if error.fault().again == Again::IfRepeatable => Again::Always,
+            // What was lost was under way already.
+            Outcome::Unknown if error.fault().again == Again::Always => Again::IfRepeatable,
+            _ => error.fault().again,
+        };
+        Self { again, lost: is_lost.then_some(error.outcome), retry_after: error.retry_after }
+    }
+
+    /// Of an answer that came with a status that says that the server failed.
+    pub(super) fn of_answer(answer: &Final) -> Option<Self> {
+        let status = answer.status.filter(|status| *status == 429 || *status >= 500)?;
+        debug_assert!(fault::answered(Some(status), None) != Some(fairlead_core::Verdict::Good));
+        Some(Self { again: Again::IfRepeatable, lost: None, retry_after: None })
+    }
+}
+
+/// The tries of one exchange.
+#[derive(Debug)]
+pub(super) struct Tries {
+    /// The try that costs nothing was not made yet.
+    at_once: bool,
+    unsent: u32,
+}
+
+impl Tries {
+    pub(super) fn new() -> Self {
+        Self { at_once: true, unsent: 0 }
+    }
+
+    /// Tries of a call that was under way: only what is configured.
+    pub(super) fn late() -> Self {
+        Self { at_once: false, unsent: MAX_UNSENT }
+    }
+
+    /// Takes the one try that is made at once.
+    pub(super) fn take_at_once(&mut self) -> bool {
+        std::mem::take(&mut self.at_once)
+    }
+
+    /// How long to wait before the call is made again; `None` when it is not.
+    pub(super) fn next(&mut self, call: &Call, target: &Target, failure: Failure) -> Option<Duration> {
+        let may = match failure.again {
+            Again::Always => true,
+            Again::IfRepeatable => is_repeatable(call, target),
+            Again::Never => false,
+        };
+        if !may {
+            return None;
+        }
+        if failure.lost.is_some() && self.take_at_once() {
+            return Some(Duration::ZERO);
+        }
+        if failure.lost == Some(Outcome::NotMade) && self.unsent < MAX_UNSENT {
+            // The link of the second try was going down with that of the first: its owner is about to notice.
+            self.unsent += 1;
+            return Some(UNSENT_PAUSE * self.unsent);
+        }
+        configured(call, target, failure)
+    }
+}
+
+/// The tries that the configuration of the server allows.
+fn configured(call: &Call, target: &Target, failure: Failure) -> Option<Duration> {
+    let guard = target.upstream.rules.guard.as_ref()?;
+    let retries = guard.retries()?;
+    if call.task.is_some() {
+        return None;
+    }
+    let made = call.retries.load(Ordering::Relaxed);
+    if made + 1 >= retries.rule.attempts {
+        return None;
+    }
+    let wait = retries.wait(made + 1, failure.retry_after);
+    let (_, whole) = target.timeouts();
+    if Instant::now() + wait >= call.deadline(whole) || !guard.afford(Second::Retry) {
+        return None;
+    }
+    call.retries.store(made + 1, Ordering::Relaxed);
+    Some(wait)
+}
+
+/// Whether a call may be made again when nobody knows whether it took effect.
+pub(crate) fn is_repeatable(call: &Call, target: &Target) -> bool {
+    match call.frame.method_class() {
+        Method::ResourcesRead | Method::PromptsGet | Method::Complete => true,
+        Method::ToolsCall => target.is_repeatable(call),
+        _ => false,
+    }
+}
