@@ -17,6 +17,7 @@ use crate::{
     overload::{Bulkhead, BulkheadFile, Overload, Priority},
     reference::{is_variable, read_env_file},
     rules::{ServerRules, ToolRule, ToolRuleFile},
+    tool_shape::{ToolShape, ToolShapeFile},
     tree::{Findings, Node},
 };
 use fairlead_core::ServerName;
@@ -35,7 +36,7 @@ const MAX_HEADER_BYTES: usize = 1 << 20;
 const MAX_BODY: usize = 1 << 30;
 
 /// Headers that the protocol or the HTTP engine sets; a configured one would break the exchange.
-const OWN_HEADERS: &[&str] = &[
+pub(crate) const OWN_HEADERS: &[&str] = &[
     "accept",
     "connection",
     "content-length",
@@ -69,6 +70,7 @@ pub(crate) fn build(
     let admin = builder.admin(&file, &listen);
     builder.level(&file.log.level);
     let overload = builder.overload(&file);
+    let correlation = builder.correlation(&file);
     let mut servers = IndexMap::with_capacity(file.servers.len());
     let mut rules = IndexMap::new();
     for (name, mut server) in file.servers {
@@ -121,6 +123,8 @@ pub(crate) fn build(
         limits: Limits::build(file.limits),
         cache: (&file.cache).into(),
         overload,
+        results: file.results.into(),
+        correlation,
         log: Log {
             level: file.log.level,
             format: match file.log.format {
@@ -366,7 +370,10 @@ impl Builder<'_> {
         let at = ["servers", server, "tools", "rules", pattern, "fallback"];
         let fallback = file.fallback.take().map(|written| resilience::fallbacks(self, &at, written));
         match Glob::new(pattern) {
-            Ok(glob) => Some((glob, ToolRule { fallback, ..file.into() })),
+            Ok(glob) => {
+                let shape = self.shape(&["servers", server, "tools", "rules", pattern], file.take_shape());
+                Some((glob, ToolRule { fallback, shape, ..file.into() }))
+            }
             Err(error) => {
                 self.key_error(&["servers", server, "tools", "rules", pattern], error.to_string(), "");
                 None
@@ -382,6 +389,25 @@ impl Builder<'_> {
             self.error(&path, "`min_idle` is more than `max_idle` or `max`", hint);
         }
         Connections::of(file)
+    }
+
+    /// How a tool is shown, checked and answered. The last part of `at` is the pattern of the tools.
+    pub(crate) fn shape(&mut self, at: &[&str], file: ToolShapeFile) -> ToolShape {
+        let mut faults = Vec::new();
+        let shape = file.build(at.last().unwrap_or(&""), &mut faults);
+        for fault in faults {
+            let path: Vec<&str> = at.iter().copied().chain(fault.at.iter().map(String::as_str)).collect();
+            self.error(&path, fault.message, fault.hint);
+        }
+        shape
+    }
+
+    fn correlation(&mut self, file: &ConfigFile) -> crate::Correlation {
+        file.correlation.build().unwrap_or_else(|| {
+            let hint = "write the name of a header that nothing else is said in, for example `x-request-id`";
+            self.error(&["correlation", "request_id"], "this header cannot carry the id of a request", hint);
+            crate::Correlation::default()
+        })
     }
 
     fn without_effect(&mut self, name: &str, keys: &[&str], because: &str) {

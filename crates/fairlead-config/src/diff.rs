@@ -60,6 +60,8 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("limits", old.limits != new.limits),
         ("cache", old.cache != new.cache),
         ("overload", old.overload != new.overload),
+        ("results", old.results != new.results),
+        ("correlation", old.correlation != new.correlation),
         ("log", old.log != new.log),
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),

@@ -4,12 +4,14 @@
 
 use crate::{
     connections::ConnectionsFile,
+    correlation::CorrelationFile,
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     limits::{LimitsFile, ServerLimitsFile},
     overload::{BulkheadFile, OverloadFile},
     resilience::{BreakerFile, FallbackFile, OrOff, RetryFile},
     reuse::{CacheFile, ServerCacheFile},
     rules::ToolsFile,
+    tool_shape::ResultsFile,
     toolset::ToolsetFile,
 };
 use indexmap::IndexMap;
@@ -57,6 +59,10 @@ pub struct ConfigFile {
     pub bulkheads: IndexMap<String, BulkheadFile>,
     /// What gives way when there is too much of everything.
     pub overload: OverloadFile,
+    /// What was cut off answers (`response.max_bytes`) and can still be read.
+    pub results: ResultsFile,
+    /// The id of a request, in logs here and elsewhere.
+    pub correlation: CorrelationFile,
     /// Logging.
     pub log: LogFile,
     /// Worker threads. Default: one per core.
@@ -92,6 +98,8 @@ impl Default for ConfigFile {
             cache: CacheFile::default(),
             bulkheads: IndexMap::new(),
             overload: OverloadFile::default(),
+            results: ResultsFile::default(),
+            correlation: CorrelationFile::default(),
             log: LogFile::default(),
             workers: None,
             drain: WaitText(Duration::from_secs(10)),

@@ -1,7 +1,7 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Cache, Connections, Glob, Limits, Overload, Problem, Secret, ServerRules, Toolset};
+use crate::{Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Secret, ServerRules, Toolset};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -33,6 +33,10 @@ pub struct Config {
     pub cache: Cache,
     /// What gives way under load.
     pub overload: Overload,
+    /// What was cut off answers.
+    pub results: Results,
+    /// The id of a request.
+    pub correlation: Correlation,
     /// Logging.
     pub log: Log,
     /// Worker threads.

@@ -10,6 +10,7 @@ use crate::{
     overload::{Bulkhead, Priority},
     resilience::{BreakerRule, Fallback, FallbackFile, RetryRule},
     reuse::{CacheRule, CacheRuleFile, Invalidates, InvalidatesFile, ServerCache},
+    tool_shape::{AnnotationsFile, JsonText, ResponseFile, ToolShape, ToolShapeFile},
 };
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
@@ -56,6 +57,50 @@ pub struct ToolRuleFile {
     /// What its calls are answered with when they fail, instead of what the server's `fallback` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Vec<FallbackFile>>,
+    /// The name it is shown under, with the server's prefix before it. `*` stands for its own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename: Option<String>,
+    /// Its title, instead of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Its description, instead of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether it is neither shown nor called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hide: Option<bool>,
+    /// Arguments the gateway sets. They are not shown, and a call that gives one is refused.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub pin: IndexMap<String, JsonText>,
+    /// Hints about what it does, in place of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<AnnotationsFile>,
+    /// What toolsets can select it by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whether arguments are checked against its input schema before it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate: Option<bool>,
+    /// What becomes of its answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseFile>,
+}
+
+impl ToolRuleFile {
+    /// What is written of how the tool is shown, checked and answered.
+    pub(crate) fn take_shape(&mut self) -> ToolShapeFile {
+        ToolShapeFile {
+            rename: self.rename.take(),
+            title: self.title.take(),
+            description: self.description.take(),
+            hide: self.hide.take(),
+            pin: std::mem::take(&mut self.pin),
+            annotations: self.annotations.take(),
+            tags: std::mem::take(&mut self.tags),
+            validate: self.validate.take(),
+            response: self.response.take(),
+        }
+    }
 }
 
 /// How long calls of a tool may take.
@@ -133,6 +178,8 @@ pub struct ToolRule {
     pub hedge: Option<Duration>,
     /// What its calls are answered with when they fail.
     pub fallback: Option<Arc<[Fallback]>>,
+    /// How it is shown, checked and answered.
+    pub shape: ToolShape,
 }
 
 impl ToolRule {
@@ -150,6 +197,7 @@ impl ToolRule {
             priority: over.priority.or(self.priority),
             hedge: over.hedge.or(self.hedge),
             fallback: over.fallback.clone().or(self.fallback),
+            shape: self.shape.overlaid(&over.shape),
         }
     }
 }
@@ -170,6 +218,7 @@ impl From<ToolRuleFile> for ToolRule {
             hedge: file.hedge.map(|written| written.0),
             // Names other servers, so it is put in when all are known.
             fallback: None,
+            shape: ToolShape::default(),
         }
     }
 }

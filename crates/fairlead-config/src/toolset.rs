@@ -1,8 +1,15 @@
 //! Toolsets: a named selection of the catalog, and how much of it a client is shown. What people write and what the
 //! program uses stand together here, because nothing else needs either.
 
-use crate::{Glob, build::Builder, check::shorten, leaf::PatternText};
+use crate::{
+    Glob,
+    build::Builder,
+    check::shorten,
+    leaf::PatternText,
+    tool_shape::{ToolShape, ToolShapeFile},
+};
 use fairlead_core::ServerName;
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +20,19 @@ const BUDGET: usize = 8_000;
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToolsetFile {
-    /// Patterns on exposed names of which one must match; none means everything. Their order counts with
-    /// `mode: budget`: tools of an earlier pattern are kept before those of a later one.
+    /// Patterns on exposed names of which one must match; with neither these nor `include_tags`, everything is in it.
+    /// Their order counts with `mode: budget`: tools of an earlier pattern are kept before those of a later one.
     pub include: Vec<PatternText>,
+    /// Tools with one of these tags are in it too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include_tags: Vec<String>,
+    /// Tools with one of these tags are not in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_tags: Vec<String>,
+    /// How tools are shown, checked and answered in it, by patterns on exposed names. All that match count, the
+    /// later before the earlier, and these before those of the server.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub tools: IndexMap<String, ToolShapeFile>,
     /// Patterns on exposed names of which none may match.
     pub exclude: Vec<PatternText>,
     /// What a client is shown: `full`, every tool that is selected; `search`, two tools that find and call the others;
@@ -58,14 +75,20 @@ impl Default for FindFile {
 }
 
 /// A named selection of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Toolset {
     /// Its name, a segment of the path `/mcp/{toolset}`.
     pub name: String,
     /// Patterns on exposed names of which one must match; none means everything.
     pub include: Vec<Glob>,
+    /// Tags of which a tool must have one, where no pattern matches it.
+    pub include_tags: Vec<String>,
+    /// Tags of which a tool must have none.
+    pub exclude_tags: Vec<String>,
     /// Patterns on exposed names of which none may match.
     pub exclude: Vec<Glob>,
+    /// How tools are shown, checked and answered, by patterns on exposed names, in the order they are written.
+    pub tools: Vec<(Glob, ToolShape)>,
     /// What a client is shown of its tools.
     pub mode: Mode,
 }
@@ -97,8 +120,17 @@ impl Toolset {
     /// Whether the item exposed as `exposed_name` belongs to the toolset.
     #[must_use]
     pub fn permits(&self, exposed_name: &str) -> bool {
-        (self.include.is_empty() || self.include.iter().any(|glob| glob.matches(exposed_name)))
-            && !self.exclude.iter().any(|glob| glob.matches(exposed_name))
+        self.permits_tool(exposed_name, &[])
+    }
+
+    /// The same for a tool, which may have tags.
+    #[must_use]
+    pub fn permits_tool(&self, exposed_name: &str, tags: &[String]) -> bool {
+        let has_one = |wanted: &[String]| tags.iter().any(|tag| wanted.contains(tag));
+        let is_everything = self.include.is_empty() && self.include_tags.is_empty();
+        let is_included =
+            is_everything || self.include.iter().any(|glob| glob.matches(exposed_name)) || has_one(&self.include_tags);
+        is_included && !has_one(&self.exclude_tags) && !self.exclude.iter().any(|glob| glob.matches(exposed_name))
     }
 
     /// Which pattern lets the item in: the lower, the more it is wanted.
@@ -127,7 +159,23 @@ impl Builder<'_> {
             ModeFile::Search => Mode::Search(Find { tokens: file.find.tokens, tools: file.find.tools }),
             ModeFile::Budget => Mode::Budget { tokens: file.budget.unwrap_or(BUDGET) },
         };
+        let mut tools = Vec::with_capacity(file.tools.len());
+        for (pattern, shape) in file.tools {
+            let at = ["toolsets", &*name, "tools", &*pattern];
+            match Glob::new(&pattern) {
+                Ok(glob) => tools.push((glob, self.shape(&at, shape))),
+                Err(error) => self.key_error(&at, error.to_string(), ""),
+            }
+        }
         let globs = |patterns: Vec<PatternText>| patterns.into_iter().map(|pattern| pattern.0).collect();
-        Toolset { name, include: globs(file.include), exclude: globs(file.exclude), mode }
+        Toolset {
+            name,
+            include: globs(file.include),
+            include_tags: file.include_tags,
+            exclude_tags: file.exclude_tags,
+            exclude: globs(file.exclude),
+            tools,
+            mode,
+        }
     }
 }

@@ -107,6 +107,10 @@ pub enum Code {
     Overloaded = 1504,
     /// The gateway is short of memory.
     LowMemory = 1505,
+    /// The arguments do not fit the tool's input schema, or give one that the gateway sets.
+    InvalidInput = 1601,
+    /// The rest of an answer that was cut is not kept (any more), or is somebody else's. Legacy clients get -32002.
+    ResultGone = 1602,
     /// Something inside the gateway went wrong.
     Internal = 1999,
 }
@@ -184,6 +188,8 @@ table! {
     RunawayLoop 429 -31429 "the same call too often"
     Overloaded 503 -31503 "too many calls under way"
     LowMemory 503 -31503 "short of memory"
+    InvalidInput 400 -32602 "the arguments are not valid"
+    ResultGone 400 -32602 "the kept result is gone"
     Internal 500 -32603 "internal error"
 }
 

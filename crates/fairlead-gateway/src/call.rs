@@ -2,11 +2,13 @@
 
 use crate::{
     bulkhead::Place,
+    correlate::{Along, Info},
     gateway::Gateway,
     overload::Entered,
     park::Brought,
     reuse,
     session::{CallControl, Session},
+    shaping::Treatment,
     snapshot::Endpoint,
     tasks,
 };
@@ -53,6 +55,12 @@ pub(crate) struct Call {
     /// `Mcp-Param-*` headers, which are passed on. `None` where the client's revision or transport has no such headers:
     /// then they are made of the arguments for a server that wants them.
     pub(crate) param_headers: Option<Vec<(HeaderName, HeaderValue)>>,
+    /// What goes along with it to servers.
+    pub(crate) along: Option<Box<Along>>,
+    /// What is noted of it for a client that wants to know.
+    pub(crate) info: Option<Box<Info>>,
+    /// What the operator's rules do with it and its answer.
+    pub(crate) treatment: Option<Arc<Treatment>>,
     pub(crate) started: Instant,
     /// How important its client says that it is.
     pub(crate) asked: Option<Priority>,
@@ -95,6 +103,9 @@ impl Call {
             until: None,
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),
+            info: None,
+            along: self.along.clone(),
+            treatment: None,
         })
     }
 

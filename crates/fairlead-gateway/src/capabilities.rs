@@ -65,6 +65,10 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             "{\"listChanged\":true}".to_owned()
         };
     }
+    if endpoint.shaping.as_ref().is_some_and(|shaping| shaping.cuts) {
+        // The gateway has the rest of what it cut; clients read nothing of whom that does not promise resources.
+        members.entry("resources").or_insert_with(|| "{}".to_owned());
+    }
     if let Some(extensions) = extensions(endpoint, era) {
         members.insert("extensions", extensions);
     }

@@ -356,8 +356,8 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
     match (call.era, link) {
         (Era::Legacy, Era::Legacy) => {}
         (Era::Modern, Era::Modern) => match &call.param_headers {
-            Some(sent) => headers.clone_from(sent),
-            None => headers = mirrored(call, target),
+            Some(sent) if target.arguments.is_none() => headers.clone_from(sent),
+            _ => headers = mirrored(call, target),
         },
         (Era::Modern, Era::Legacy) => {
             // A dual-era server would take a request with these members for a modern one.
@@ -376,6 +376,12 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
             bridge::add_meta(call, frame, left, &mut edits);
             headers = mirrored(call, target);
         }
+    }
+    if let Some(along) = &call.along {
+        headers.extend(along.headers.iter().cloned());
+    }
+    if let Some(info) = &call.info {
+        info.sent();
     }
     let mcp_name = match (link, &target.name) {
         (Era::Modern, Some(name)) => Some(header::encode_value(name)),
@@ -406,5 +412,6 @@ fn may_say_task(call: &Call, frame: &Frame, link: Era) -> bool {
 fn mirrored(call: &Call, target: &Target) -> Vec<(HeaderName, HeaderValue)> {
     let mut catalog = None;
     let wanted = target.item(&mut catalog, call).and_then(|tool| tool.param_headers.as_ref());
-    wanted.map(|params| params.encode(call.frame.raw(Field::Arguments))).unwrap_or_default()
+    let arguments = target.arguments.as_deref().or_else(|| call.frame.raw(Field::Arguments));
+    wanted.map(|params| params.encode(arguments)).unwrap_or_default()
 }

@@ -3,13 +3,13 @@
 use crate::{
     gateway::Gateway,
     guard,
-    merged::Merged,
+    merged::{Merged, Route},
     overload,
     search::trim::Level,
+    shaping,
     snapshot::{Endpoint, Upstream, View},
 };
 use bytes::Bytes;
-use fairlead_config::ResourceUris;
 use fairlead_upstream::{ListingKind, ServerHandle};
 use fairlead_wire::{CapabilitySet, Era, name};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Gateway {
             .iter()
             .map(|entry| {
                 let exposed = exposed_name(endpoint, upstream, kind, &entry.key);
-                let reason_hidden = hidden(&merged, upstream, index, kind, &exposed, &entry.key);
+                let reason_hidden = hidden(endpoint, &merged, upstream, index, kind, &exposed, &entry.key);
                 Exposed { name: exposed, original: entry.key.to_string(), raw: entry.raw.clone(), reason_hidden }
             })
             .collect()
@@ -117,8 +117,14 @@ impl Gateway {
         if route.is_none() {
             explain_hidden(endpoint, &merged, upstream, name, &mut steps);
         }
+        let tags = match &route {
+            Some(Route { entry: Some((_, ListingKind::Tools)), original, .. }) => {
+                shaping::standing(endpoint, upstream, ListingKind::Tools, original).tags().to_vec()
+            }
+            _ => Vec::new(),
+        };
         for (toolset, config) in &snapshot.config.toolsets {
-            let text = if config.permits(name) {
+            let text = if config.permits_tool(name, &tags) {
                 let path = format!("/mcp/{toolset}");
                 self.in_toolset(toolset, name, snapshot.endpoint(&path))
             } else {
@@ -168,19 +174,11 @@ fn names(servers: &[Upstream]) -> String {
 }
 
 fn exposed_name(endpoint: &Arc<Endpoint>, upstream: &Upstream, kind: ListingKind, key: &str) -> String {
-    let config = upstream.handle.config();
-    match kind {
-        ListingKind::Tools | ListingKind::Prompts if config.prefix => {
-            name::expose(config.name.as_str(), key, endpoint.config.names.max)
-        }
-        ListingKind::Resources | ListingKind::Templates if config.resources == ResourceUris::Prefix => {
-            name::prefix_uri(config.name.as_str(), key)
-        }
-        _ => key.to_owned(),
-    }
+    shaping::standing(endpoint, upstream, kind, key).exposed
 }
 
 fn hidden(
+    endpoint: &Endpoint,
     merged: &Merged,
     upstream: &Upstream,
     index: usize,
@@ -191,6 +189,9 @@ fn hidden(
     let config = upstream.handle.config();
     if kind == ListingKind::Tools && !config.tools.permits(key) {
         return Some("left out by `tools` of the server".to_owned());
+    }
+    if shaping::standing(endpoint, upstream, kind, key).is_hidden() {
+        return Some("hidden by a rule of the server".to_owned());
     }
     let route = match kind {
         ListingKind::Tools => merged.tool(exposed).cloned(),
@@ -252,7 +253,7 @@ fn explain_hidden(
         for entry in &catalog.listing(kind).entries {
             let shown = exposed_name(endpoint, upstream, kind, &entry.key);
             if shown == exposed || *entry.key == *exposed {
-                let reason = hidden(merged, upstream, index, kind, &shown, &entry.key)
+                let reason = hidden(endpoint, merged, upstream, index, kind, &shown, &entry.key)
                     .unwrap_or_else(|| format!("it is exposed as `{shown}`"));
                 steps.push(step("filter", Some(false), reason));
                 return;

@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     /// Elicitations by URL, and who was shown them.
     pub(crate) completions: crate::completions::Completions,
     pub(crate) parking: crate::park::Parking,
+    /// What was cut off answers.
+    pub(crate) results: crate::results::Results,
     /// Seals the handles that are given to clients, each for its own purpose.
     pub(crate) sealer: Sealer,
     pub(crate) listeners: crate::listening::Listeners,
@@ -163,6 +165,7 @@ impl Gateway {
             questions: Questions::default(),
             completions: Default::default(),
             parking: crate::park::Parking::new(),
+            results: crate::results::Results::default(),
             sealer: Sealer::new(&seal_key),
             listeners: crate::listening::Listeners::default(),
             inlets: crate::sse_door::Inlets::default(),
@@ -207,6 +210,7 @@ impl Gateway {
                 sweeper.0.sessions.sweep(idle);
                 sweeper.0.questions.sweep(&sweeper.0.metrics);
                 sweeper.0.task_state.sweep();
+                sweeper.0.results.sweep();
             }
         });
         let mender = gateway.clone();

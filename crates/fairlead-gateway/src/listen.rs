@@ -3,6 +3,7 @@
 
 use crate::{
     body::Body,
+    correlate::Along,
     duplex::Opened,
     gateway::Gateway,
     identify, origin, pipeline, replay,
@@ -14,7 +15,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::Worker;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use std::{net::IpAddr, time::Duration};
@@ -31,13 +32,17 @@ pub enum Door {
 /// Answers one HTTP request.
 pub(crate) async fn serve(gateway: &Gateway, worker: Worker, door: Door, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let response = match route(gateway, worker, door, &head, body).await {
+    let mut request_id = None;
+    let mut response = match route(gateway, worker, door, &head, body, &mut request_id).await {
         Ok(response) => response,
         Err(refusal) => {
             gateway.metrics().refused(refusal.code);
             refuse(None, &refusal)
         }
     };
+    if let Some((name, id)) = request_id {
+        response.headers_mut().insert(name, id);
+    }
     response::finished(response, head.headers)
 }
 
@@ -47,9 +52,14 @@ async fn route(
     door: Door,
     head: &Parts,
     body: Incoming,
+    request_id: &mut Option<(HeaderName, HeaderValue)>,
 ) -> Result<Response<Body>, Refusal> {
     let snapshot = gateway.snapshot();
-    let seen = Seen::of(&head.headers);
+    let mut seen = Seen::of(&head.headers);
+    seen.along = Along::of(&head.headers, &seen, &snapshot.config.correlation);
+    if let Some(id) = seen.along.as_ref().and_then(|along| along.request_id.clone()) {
+        *request_id = Some((snapshot.config.correlation.request_id.clone(), id));
+    }
     if matches!(door, Door::Public(_)) {
         origin::check(&seen, &head.uri, &snapshot.config.listen)?;
     }

@@ -14,6 +14,7 @@ use crate::{
         budget::{self, Fit},
         catalog::Catalog as Catalogue,
     },
+    shaping::{self, Treatment},
     snapshot::{Endpoint, Upstream, View},
     tasks,
 };
@@ -33,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) original: Box<str>,
     /// The catalog the item is in, and its place: facts for dispatch.
     pub(crate) entry: Option<(Arc<Catalog>, ListingKind)>,
+    /// What is done with calls of the tool.
+    pub(crate) treatment: Option<Arc<Treatment>>,
 }
 
 /// The merged catalog of an endpoint.
@@ -153,7 +156,7 @@ impl Merged {
     ) -> Option<(Bytes, Era)> {
         let upstream = endpoint.servers.first()?;
         let config = upstream.handle.config();
-        if kind == ListingKind::Tools && !config.tools.is_open() {
+        if kind == ListingKind::Tools && (!config.tools.is_open() || endpoint.shaping.is_some()) {
             return None;
         }
         let view = upstream.handle.view();
@@ -179,6 +182,7 @@ impl Merged {
         let has_apps = kind == ListingKind::Tools
             && !endpoint.is_single()
             && catalog.listing(kind).entries.iter().any(|tool| apps::resource(tool).is_some());
+        let chosen = chosen_names(endpoint, upstream, catalog, kind);
         for entry in &catalog.listing(kind).entries {
             if kind == ListingKind::Tools && !config.tools.permits(&entry.key) {
                 continue;
@@ -187,29 +191,39 @@ impl Merged {
                 // Only the apps of its own server may call it, and whose app calls cannot be told here.
                 continue;
             }
-            let exposed = self.exposed_key(endpoint, upstream, kind, &entry.key);
-            if let View::Toolset(toolset) = &endpoint.view
-                && !toolset.permits(&exposed)
-            {
+            let standing = shaping::standing(endpoint, upstream, kind, &entry.key);
+            if standing.is_hidden() || !standing.is_selected(endpoint, kind) {
                 continue;
             }
-            let route = Route { server: index, original: entry.key.clone(), entry: Some((Arc::clone(catalog), kind)) };
+            let exposed = &standing.exposed;
+            if chosen.contains(exposed) && !standing.is_renamed() {
+                self.missing.push((server.to_owned(), clash_reason(kind, exposed)));
+                continue;
+            }
+            let shape = standing.shape.as_ref();
+            let treatment = endpoint.shaping.as_deref().zip(shape);
+            let route = Route {
+                server: index,
+                original: entry.key.clone(),
+                entry: Some((Arc::clone(catalog), kind)),
+                treatment: treatment.and_then(|(shaping, shape)| shaping.treatment(shape, &entry.key, Some(entry))),
+            };
             let table = match kind {
                 ListingKind::Tools => &mut self.tools,
                 ListingKind::Prompts => &mut self.prompts,
                 ListingKind::Resources => &mut self.resources,
                 ListingKind::Templates => {
-                    if self.templates.iter().any(|(template, _)| *template.text == *exposed) {
-                        self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
+                    if self.templates.iter().any(|(template, _)| *template.text == **exposed) {
+                        self.missing.push((server.to_owned(), clash_reason(kind, exposed)));
                         continue;
                     }
-                    self.templates.push((Template::new(&exposed), route));
-                    items.push(lists::item(entry, kind, &exposed, stale, server, uris));
+                    self.templates.push((Template::new(exposed), route));
+                    items.push(lists::item(entry, kind, exposed, stale, server, uris));
                     continue;
                 }
             };
             // An app's resource that a tool of this very server named before it was listed is no clash.
-            if let Some(other) = table.get(&*exposed).filter(|other| other.server != index || other.entry.is_some()) {
+            if let Some(other) = table.get(&**exposed).filter(|other| other.server != index || other.entry.is_some()) {
                 if matches!(kind, ListingKind::Tools | ListingKind::Prompts) {
                     tracing::error!(
                         code = Code::NameClash.label(),
@@ -219,7 +233,7 @@ impl Merged {
                         "two servers claim one name; switch `prefix` on for one of them"
                     );
                 }
-                self.missing.push((server.to_owned(), clash_reason(kind, &exposed)));
+                self.missing.push((server.to_owned(), clash_reason(kind, exposed)));
                 continue;
             }
             table.insert(exposed.as_str().into(), route.clone());
@@ -233,7 +247,11 @@ impl Merged {
             if kind == ListingKind::Tools {
                 self.note_app_resource(index, entry, uris, server);
             }
-            items.push(lists::item(entry, kind, &exposed, stale, server, uris));
+            let item = lists::item(entry, kind, exposed, stale, server, uris);
+            items.push(match shape {
+                Some(shape) => shaping::edited(&item, shape),
+                None => item,
+            });
         }
     }
 
@@ -248,24 +266,8 @@ impl Merged {
             server: server_index,
             original: (&*uri).into(),
             entry: None,
+            treatment: None,
         });
-    }
-
-    fn exposed_key(&self, endpoint: &Endpoint, upstream: &Upstream, kind: ListingKind, key: &str) -> String {
-        let config = upstream.handle.config();
-        match kind {
-            _ if endpoint.is_single() && kind != ListingKind::Resources && kind != ListingKind::Templates => {
-                key.to_owned()
-            }
-            ListingKind::Tools | ListingKind::Prompts if config.prefix => {
-                name::expose(config.name.as_str(), key, endpoint.config.names.max)
-            }
-            ListingKind::Tools | ListingKind::Prompts => key.to_owned(),
-            _ if config.resources == ResourceUris::Prefix && !endpoint.is_single() => {
-                name::prefix_uri(config.name.as_str(), key)
-            }
-            _ => key.to_owned(),
-        }
     }
 
     /// Whose tool it is: by its exposed name, else by the name an app of its server knows it under.
@@ -335,6 +337,24 @@ impl Merged {
             .collect();
         Some(format!("{{{}}}", members.join(",")))
     }
+}
+
+/// Names that the operator chose for tools of a server: another tool of it cannot come to have one by being called so.
+fn chosen_names(
+    endpoint: &Endpoint,
+    upstream: &Upstream,
+    catalog: &Catalog,
+    kind: ListingKind,
+) -> std::collections::HashSet<String> {
+    if endpoint.shaping.is_none() || kind != ListingKind::Tools {
+        return std::collections::HashSet::new();
+    }
+    let entries = catalog.listing(kind).entries.iter();
+    let standings = entries.map(|entry| shaping::standing(endpoint, upstream, kind, &entry.key));
+    standings
+        .filter(|standing| standing.is_renamed() && !standing.is_hidden())
+        .map(|standing| standing.exposed)
+        .collect()
 }
 
 fn clash_reason(kind: ListingKind, exposed: &str) -> String {

@@ -6,11 +6,13 @@ use crate::{
     admit, answer,
     body::Body,
     call::Call,
-    capabilities, deadline,
+    capabilities,
+    correlate::Info,
+    deadline,
     gateway::Gateway,
-    hello, limits, list_page, listen, listening, overload, park, relay, replay, resolve,
+    hello, inspect, limits, list_page, listen, listening, overload, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
-    reuse, search,
+    results, reuse, search,
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
@@ -345,6 +347,9 @@ impl Entry<'_> {
             until: deadline::of(self.seen, &frame, started),
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),
+            info: Info::of(&frame, self.seen.along.as_deref()),
+            along: self.seen.along.clone(),
+            treatment: None,
             frame,
         })
     }
@@ -415,6 +420,9 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
         // Where tools are searched for, a call may be the search, and one that was found is from here on itself.
         return found.unwrap_or_else(|refusal| refuse_call(call.era, Some(call.id()), &refusal));
     }
+    if call.frame.method_class() == Method::ResourcesRead && results::is_asked_for(&call) {
+        return results::read(&call);
+    }
     let find = |call: &Call| {
         resolve::target(call).and_then(|mut target| {
             resolve::check_param_headers(call, &mut target)?;
@@ -458,6 +466,15 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
                 && let Err(refusal) = Box::pin(overload::enter(&mut call, &target)).await
             {
                 return refused(&call, &refusal);
+            }
+            if let Some(treatment) = target.treatment.take() {
+                if let Err(faults) = inspect::check(&call, &mut target, &treatment) {
+                    return inspect::refuse(&call, &target, &faults);
+                }
+                if treatment.response.is_some() {
+                    tasks::forgo(&mut call, &mut target);
+                }
+                call.treatment = Some(treatment);
             }
             if tasks::concerns(&call, &target) {
                 tasks::prepare(&mut call, &mut target);

@@ -35,6 +35,7 @@ pub(crate) fn failure(call: &Call, target: &Target, error: &UpstreamError) {
         name = target.name.as_deref(),
         code = error.code().label(),
         cause,
+        request_id = call.along.as_ref().and_then(|along| along.request_id.as_ref()?.to_str().ok()),
         "a call failed: {error}"
     );
     self::call(call, target, CallStatus::UpstreamFailed(error.code()));

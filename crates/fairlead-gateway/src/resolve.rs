@@ -1,6 +1,12 @@
 //! resolve: from the name a client uses to the server that has it, under the server's own name.
 
-use crate::{call::Call, merged::Route, snapshot::Upstream, tasks};
+use crate::{
+    call::Call,
+    merged::Route,
+    shaping::{self, Treatment},
+    snapshot::Upstream,
+    tasks,
+};
 use fairlead_config::{ResourceUris, ToolRule};
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Catalog, Entry, ListingKind};
@@ -23,6 +29,10 @@ pub(crate) struct Target {
     pub(crate) is_unlisted: bool,
     /// What the configuration says of the tool.
     pub(crate) rule: Option<Arc<ToolRule>>,
+    /// What is done with the call, until that has begun.
+    pub(crate) treatment: Option<Arc<Treatment>>,
+    /// The arguments that are sent, where they are not the client's.
+    pub(crate) arguments: Option<Box<str>>,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
@@ -36,6 +46,8 @@ impl Target {
             needs_task: false,
             is_unlisted: false,
             rule: None,
+            treatment: None,
+            arguments: None,
             item: None,
         }
     }
@@ -73,7 +85,7 @@ impl Target {
 
     /// Whether the call may be made again when nobody knows whether it took effect.
     pub(crate) fn is_repeatable(&self, call: &Call) -> bool {
-        let said = self.rule.as_deref().and_then(|rule| rule.repeatable);
+        let said = self.rule.as_deref().and_then(|rule| rule.repeatable.or_else(|| rule.shape.repeatable()));
         said.unwrap_or_else(|| self.item(&mut None, call).is_some_and(|tool| tool.repeatable))
     }
 
@@ -215,7 +227,30 @@ fn single(call: &Call) -> Result<Target, Refusal> {
             return Err(unknown("tool", name));
         }
     }
-    Ok(Target::new(upstream, name.map(|name| name.into_owned().into_boxed_str())).ruled(call))
+    let mut target = Target::new(upstream, name.map(|name| name.into_owned().into_boxed_str())).ruled(call);
+    if call.frame.method_class() == Method::ToolsCall && call.endpoint.shaping.is_some() {
+        let name = target.name.as_deref().ok_or_else(|| bad("`params.name` must be a string"))?;
+        target.treatment = shaped(call, upstream, name).ok_or_else(|| unknown("tool", name))?;
+    }
+    Ok(target)
+}
+
+/// What is done with a call in the transparent view; `None` when the tool is hidden.
+fn shaped(call: &Call, upstream: &Upstream, name: &str) -> Option<Option<Arc<Treatment>>> {
+    let standing = shaping::standing(&call.endpoint, upstream, ListingKind::Tools, name);
+    if standing.is_hidden() {
+        return None;
+    }
+    let merged = call.endpoint.merged(call.era, call.capabilities, call.gateway.epoch());
+    Some(match merged.tool(name) {
+        Some(route) => route.treatment.clone(),
+        None => treatment(call, &standing, name),
+    })
+}
+
+/// What is done with a call of a tool that is in no list.
+fn treatment(call: &Call, standing: &shaping::Standing, name: &str) -> Option<Arc<Treatment>> {
+    call.endpoint.shaping.as_deref()?.treatment(standing.shape.as_ref()?, name, None)
 }
 
 fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
@@ -234,6 +269,7 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
         target.edits.replace(span, message::quote(&original));
     }
     target.item.clone_from(&route.entry);
+    target.treatment.clone_from(&route.treatment);
     target.name = Some(original);
     target.ruled(call)
 }
@@ -254,7 +290,12 @@ fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
     {
         return None;
     }
+    let standing = shaping::standing(&call.endpoint, upstream, ListingKind::Tools, original);
+    if standing.is_hidden() || standing.is_renamed() {
+        return None;
+    }
     let mut target = Target::new(upstream, Some(original.into()));
+    target.treatment = treatment(call, &standing, original);
     target.edits.replace(call.frame.span(Field::Name)?, message::quote(original));
     Some(target.ruled(call))
 }

@@ -110,7 +110,7 @@ fn retry_after(wait: Duration) -> HeaderValue {
 
 /// A refusal of one call as JSON-RPC text, with the code the client's revision has for it.
 pub(crate) fn call_refusal_bytes(era: Era, id: Option<&str>, refusal: &Refusal) -> Bytes {
-    if era == Era::Legacy && refusal.code == Code::UnknownResource {
+    if era == Era::Legacy && matches!(refusal.code, Code::UnknownResource | Code::ResultGone) {
         return error_bytes(id, LEGACY_RESOURCE_NOT_FOUND, refusal);
     }
     refusal_bytes(id, refusal)

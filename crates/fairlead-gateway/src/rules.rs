@@ -2,7 +2,7 @@
 
 use crate::guard::Guard;
 use arc_swap::ArcSwap;
-use fairlead_config::{Config, Fallback, ServerCache, ServerRules, ToolRule};
+use fairlead_config::{Config, Fallback, ServerCache, ServerRules, ToolRule, ToolShape};
 use fairlead_core::ServerName;
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -45,6 +45,16 @@ impl Rules {
     /// What is said of its answers being given again.
     pub(crate) fn cache(&self) -> Option<&ServerCache> {
         self.config.cache.as_deref()
+    }
+
+    /// What is said of how tools are shown, checked or answered, rule by rule.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = &ToolShape> {
+        self.config.tools.iter().map(|(_, rule)| &rule.shape)
+    }
+
+    /// How a tool is shown, checked and answered. Not remembered: this is asked once for each tool of a list.
+    pub(crate) fn shape(&self, name: &str) -> ToolShape {
+        self.config.tool(name).shape
     }
 
     /// The rule for a tool, by the server's own name for it; `None` where no tool has one.

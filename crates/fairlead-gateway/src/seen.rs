@@ -1,6 +1,7 @@
 //! The headers every request is judged by, found in one walk over all it has: requests carry few, and each look-up in
 //! the map would hash a name anew.
 
+use crate::correlate::Along;
 use fairlead_wire::header as mcp;
 use http::{HeaderMap, HeaderValue, header};
 
@@ -40,6 +41,11 @@ pub(crate) struct Seen<'a> {
     pub(crate) revision: Option<&'a HeaderValue>,
     /// `Fairlead-Timeout-Ms`; of several the first.
     pub(crate) timeout: Option<&'a HeaderValue>,
+    /// Whether there is anything that may be a request id, a trace or a question about the request: names are not
+    /// looked up one by one for the many requests that have none.
+    pub(crate) may_correlate: bool,
+    /// What goes along with the request.
+    pub(crate) along: Option<Box<Along>>,
 }
 
 impl<'a> Seen<'a> {
@@ -60,6 +66,8 @@ impl<'a> Seen<'a> {
                 seen.revision.get_or_insert(value);
             } else if name == crate::deadline::TIMEOUT {
                 seen.timeout.get_or_insert(value);
+            } else {
+                seen.may_correlate |= matches!(name.as_str().as_bytes().first(), Some(b'x' | b't' | b'f'));
             }
         }
         seen

@@ -4,10 +4,10 @@
 use crate::{
     bridge,
     call::Call,
-    capabilities, older,
+    capabilities, correlate, older,
     resolve::same_era,
     response::{LEGACY_RESOURCE_NOT_FOUND, call_refusal_bytes, modern_status},
-    reuse,
+    response_filter, reuse,
     session::Session,
     tasks,
 };
@@ -27,6 +27,9 @@ const INTERNAL_ERROR: i64 = -32603;
 
 /// The answer of a call.
 pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Final, link: Era) -> (StatusCode, Bytes) {
+    let filter = call.treatment.as_ref().and_then(|treatment| treatment.response.as_ref());
+    let filtered = filter.and_then(|filter| response_filter::apply(call, filter, answer));
+    let answer = filtered.as_ref().unwrap_or(answer);
     match &call.task {
         None => ordinary(call, server, answer, link, Edits::new()),
         Some(asked) => tasks::shape_answer(asked, call, server, answer, link),
@@ -87,6 +90,9 @@ pub(crate) fn ordinary(
     }
     if server.resources == ResourceUris::Prefix && !call.endpoint.is_single() {
         prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);
+    }
+    if let Some(info) = &call.info {
+        correlate::tell(info, call, server.name.as_str(), frame, &mut edits);
     }
     let bytes = edits.apply_with(frame.bytes(), id, call.id_bytes());
     match &call.session {

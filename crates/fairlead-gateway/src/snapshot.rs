@@ -6,13 +6,14 @@ use crate::{
     merged::Merged,
     overload::Overload,
     rules::Rules,
+    shaping::{self, Shaping},
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Config, ResourceUris, Toolset};
+use fairlead_config::{Config, Toolset};
 use fairlead_core::ServerName;
 use fairlead_observe::ServerMetrics;
 use fairlead_upstream::{ListingKind, ServerHandle};
-use fairlead_wire::{CapabilitySet, Era, name};
+use fairlead_wire::{CapabilitySet, Era};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -74,6 +75,8 @@ pub(crate) struct Endpoint {
     /// Where tools are searched for instead of listed.
     pub(crate) finder: Option<Box<crate::search::Finder>>,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
+    /// What is said of single tools, where anything is.
+    pub(crate) shaping: Option<Box<Shaping>>,
 }
 
 impl Endpoint {
@@ -88,6 +91,7 @@ impl Endpoint {
         Arc::new(Self {
             path: path.into(),
             finder: crate::search::Finder::new(&view),
+            shaping: Shaping::new(&view, &servers),
             view,
             shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,
@@ -110,17 +114,12 @@ impl Endpoint {
         let Some(at) = self.servers.iter().position(|server| server.handle.name() == handle.name()) else {
             return false;
         };
-        let View::Toolset(toolset) = &self.view else { return true };
-        let config = handle.config();
-        let is_shown = |kind: ListingKind, key: &str| match kind {
-            ListingKind::Tools | ListingKind::Prompts if config.prefix => {
-                toolset.permits(&name::expose(config.name.as_str(), key, self.config.names.max))
-            }
-            ListingKind::Resources | ListingKind::Templates if config.resources == ResourceUris::Prefix => {
-                toolset.permits(&name::prefix_uri(config.name.as_str(), key))
-            }
-            _ => toolset.permits(key),
-        };
+        if !matches!(self.view, View::Toolset(_)) {
+            return true;
+        }
+        let upstream = &self.servers[at];
+        let is_shown =
+            |kind: ListingKind, key: &str| shaping::standing(self, upstream, kind, key).is_selected(self, kind);
         let shows = handle.peek().catalogs.values().any(|catalog| {
             ListingKind::ALL
                 .iter()

@@ -16,6 +16,7 @@
 
 mod ask;
 mod follow;
+mod forgo;
 mod handle;
 mod listing;
 mod object;
@@ -26,6 +27,7 @@ mod to_legacy;
 mod to_modern;
 
 pub(crate) use follow::{follow, followed, listens, needs_extension};
+pub(crate) use forgo::forgo;
 pub(crate) use listing::list;
 pub(crate) use polled::{Behind, begin as begin_polled};
 pub(crate) use shape::{answer as shape_answer, client_answer, notification, question, status, unmarked};
@@ -133,9 +135,14 @@ impl Handle {
 pub(crate) fn concerns(call: &Call, target: &Target) -> bool {
     call.frame.method_class() == Method::ToolsCall
         && match &call.session {
-            Some(session) => call.frame.span(Field::Task).is_some() && has_any(session),
+            Some(session) => call.frame.span(Field::Task).is_some() && has_any(session) && !is_filtered(call),
             None => target.needs_task || call.capabilities.has_task_extension(),
         }
+}
+
+/// Whether rules concern its answer, which then must come at its end.
+fn is_filtered(call: &Call) -> bool {
+    call.treatment.as_ref().is_some_and(|treatment| treatment.response.is_some())
 }
 
 /// Notes with the call what may come of it.

@@ -143,6 +143,8 @@ pub enum Field {
     MetaRelatedTask,
     /// `params._meta["fairlead/timeoutMs"]`, until when whoever calls waits
     MetaTimeout,
+    /// `params._meta["fairlead/info"]`
+    MetaInfo,
     /// `result.resultType`
     ResultType,
     /// `result._meta`
@@ -213,6 +215,7 @@ impl Section {
                 b"io.modelcontextprotocol/subscriptionId" => F::MetaSubscriptionId,
                 b"io.modelcontextprotocol/related-task" => F::MetaRelatedTask,
                 b"fairlead/timeoutMs" => F::MetaTimeout,
+                b"fairlead/info" => F::MetaInfo,
                 _ => return None,
             },
             Section::Ref => match key {

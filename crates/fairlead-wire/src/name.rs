@@ -43,6 +43,12 @@ pub fn tidy(original: &str, max: usize) -> String {
     out
 }
 
+/// A name that an operator chose, at most `max` characters: as it is, or else brought into the rules as others are.
+#[must_use]
+pub fn allowed(chosen: &str, max: usize) -> String {
+    if is_plain(chosen) && chosen.len() <= max { chosen.to_owned() } else { tidy(chosen, max) }
+}
+
 /// The server and the rest of an exposed name, at the first separator.
 #[must_use]
 pub fn split(exposed: &str) -> Option<(&str, &str)> {
@@ -111,6 +117,13 @@ mod tests {
         assert_eq!((cut.len(), &cut[..40]), (48, &*format!("crm__{}_", "c".repeat(34))));
         // The hash is of the original alone: another server, another limit, the same tail.
         assert_eq!(expose("crm", "a.b", 48)[5..], expose("files", "a.b", 128)[7..]);
+    }
+
+    #[test]
+    fn chosen_names_are_kept_where_they_may_be() {
+        assert_eq!(allowed("find-it_2", 48), "find-it_2");
+        assert_eq!(allowed("find.it", 48), tidy("find.it", 48));
+        assert_eq!(allowed(&"a".repeat(49), 48).len(), 48);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
 
 mod syntax;
+mod tool_shape;
 
 use fairlead_config::{Severity, parse_str, report};
 use insta::assert_snapshot;

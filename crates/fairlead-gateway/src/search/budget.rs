@@ -90,7 +90,15 @@ mod tests {
 
     fn toolset(include: &[&str]) -> Toolset {
         let include = include.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
-        Toolset { name: "t".into(), include, exclude: Vec::new(), mode: Mode::Full }
+        Toolset {
+            name: "t".into(),
+            include,
+            include_tags: Vec::new(),
+            exclude_tags: Vec::new(),
+            exclude: Vec::new(),
+            tools: Vec::new(),
+            mode: Mode::Full,
+        }
     }
 
     fn tools(count: usize) -> Vec<Bytes> {

@@ -27,6 +27,7 @@ mod resume;
 mod reuse;
 mod search;
 mod sessions;
+mod shaping;
 mod soak;
 mod subscriptions;
 mod support;
