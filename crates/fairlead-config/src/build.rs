@@ -1,6 +1,7 @@
 //! [`ConfigFile`] to [`Config`]: what no schema can say. Every problem finds its place through the
 //! tree the file was read from.
 
+mod instances;
 mod resilience;
 mod transport;
 
@@ -259,7 +260,7 @@ impl Builder<'_> {
         }
     }
 
-    fn server(&mut self, name: &str, file: ServerFile) -> Option<Server> {
+    fn server(&mut self, name: &str, mut file: ServerFile) -> Option<Server> {
         let here = ["servers", name];
         let parsed = match ServerName::parse(name) {
             Ok(parsed) => Some(parsed),
@@ -272,10 +273,13 @@ impl Builder<'_> {
         if file.max_message.0 > MAX_BODY {
             self.error(&["servers", name, "max_message"], "`max_message` must be at most `1GiB`", "");
         }
-        let transport = transport::build(self, name, &file);
+        let reached = instances::build(self, name, &mut file);
+        let parsed = parsed?;
+        let (transport, instances) = reached?;
         Some(Server {
-            name: parsed?,
-            transport: transport?,
+            name: parsed,
+            transport,
+            instances,
             start: match file.start {
                 StartFile::Lazy => Start::Lazy,
                 StartFile::Eager => Start::Eager,

@@ -30,22 +30,7 @@ const NOT_YET_TOP: &[&str] = &[
     "tracing",
     "workflows",
 ];
-const NOT_YET_SERVER: &[&str] = &[
-    "auth",
-    "balance",
-    "cache",
-    "graphql",
-    "grpc",
-    "health",
-    "instances",
-    "oauth",
-    "openapi",
-    "pool",
-    "replicas",
-    "sql",
-    "tls",
-    "weight",
-];
+const NOT_YET_SERVER: &[&str] = &["auth", "graphql", "grpc", "oauth", "openapi", "pool", "sql", "tls"];
 
 /// Checks `root` against `schema`. Everything that does not fit goes into `findings` and is marked as
 /// [`Value::Wrong`], so that the rest can be read and looked at further.

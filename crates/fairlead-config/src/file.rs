@@ -5,6 +5,7 @@
 use crate::{
     connections::ConnectionsFile,
     correlation::CorrelationFile,
+    instances::{BalanceFile, EjectionFile, HealthFile, InstanceFile},
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     limits::{LimitsFile, ServerLimitsFile},
     overload::{BulkheadFile, OverloadFile},
@@ -451,6 +452,20 @@ pub struct ServerFile {
     /// of one that speaks HTTP there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix: Option<String>,
+    /// Several instances of the server, instead of a `url` or the like of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceFile>,
+    /// So many processes of the `command` share the calls.
+    #[schemars(range(min = 1, max = 64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<usize>,
+    /// How calls are spread over instances.
+    pub balance: BalanceFile,
+    /// How each instance is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthFile>,
+    /// How instances that do worse than their siblings lose their calls for a while.
+    pub ejection: EjectionFile,
     /// Headers added to every request (of a WebSocket, to its handshake). Values are never shown.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, SecretText>,
@@ -469,10 +484,10 @@ pub struct ServerFile {
     pub timeout: TimeoutFile,
     /// A lazily started program unused for this long is stopped.
     pub idle_stop: DurationText,
-    /// Upstream sessions or processes at most.
+    /// Upstream sessions or processes at most, of each instance.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_sessions: usize,
-    /// Calls in flight at most.
+    /// Calls in flight at most, of each instance.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_calls: usize,
     /// Whether its tools and prompts are exposed as `server__name`. Without, where names clash the first
@@ -527,6 +542,11 @@ impl Default for ServerFile {
             http_url: None,
             tcp: None,
             unix: None,
+            instances: Vec::new(),
+            replicas: None,
+            balance: BalanceFile::default(),
+            health: None,
+            ejection: EjectionFile::default(),
             headers: IndexMap::new(),
             transport: None,
             kind: None,

@@ -16,6 +16,7 @@ pub mod file;
 pub mod glob;
 pub mod import;
 pub mod install;
+pub mod instances;
 pub mod leaf;
 pub mod limits;
 mod load;
@@ -38,6 +39,7 @@ pub use correlation::Correlation;
 pub use diff::{Diff, diff};
 pub use file::{ConfigFile, schema};
 pub use glob::{Glob, GlobError};
+pub use instances::{Balance, Check, Ejection, Health, Instances, Place, Probe, StickyBy, Strategy};
 pub use limits::{Limits, Period, Quota, Rate, ServerLimits, Shape};
 pub use load::{MAX_FILE, MAX_LAYERS, default_data_dir, load, parse_str};
 pub use model::{

@@ -1,7 +1,10 @@
 //! What the program uses: validated, every default filled in, paths absolute or relative to the
 //! process, references resolved. What people write is [`crate::file`].
 
-use crate::{Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Secret, ServerRules, Toolset};
+use crate::{
+    Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Secret, ServerRules, Toolset,
+    instances::Instances,
+};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -192,7 +195,7 @@ pub enum LogFormat {
 pub struct Server {
     /// Its name.
     pub name: ServerName,
-    /// How it is reached.
+    /// How it is reached; of several instances the first.
     pub transport: Transport,
     /// When it is started or connected.
     pub start: Start,
@@ -218,6 +221,8 @@ pub struct Server {
     pub protocol: Option<String>,
     /// The connection pool, for servers reached over HTTP.
     pub connections: Connections,
+    /// Where it runs, if not only where its transport says, and how calls are spread.
+    pub instances: Instances,
     /// Configured but not used.
     pub disabled: bool,
 }

@@ -9,7 +9,7 @@ mod retry;
 pub(crate) use retry::is_repeatable;
 
 use crate::{
-    bridge,
+    affinity, bridge,
     call::Call,
     deadline,
     guard::{self, Admission},
@@ -87,7 +87,7 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         purpose,
         deadline: if call.until.is_some() { call.deadline(whole) } else { counts_from(call) + whole },
         avoid: Avoid::default(),
-        affinity: None,
+        affinity: affinity::of(call, target),
     };
     if let Some(task) = &call.task {
         task.choose(&mut want);
@@ -165,15 +165,22 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
             }
             _ => return tried,
         };
+        let is_new = at.instance.take().is_some_and(|instance| want.avoid.add(&instance));
+        // What never reached one instance may go to another: each is tried once.
+        if is_new && is_unmade(&tried) && target.upstream.handle.has_more(&want) {
+            say_again(call, target, &tried, Duration::ZERO);
+            continue;
+        }
         let Some(wait) = tries.next(call, target, failure) else { return tried };
         say_again(call, target, &tried, wait);
-        if let Some(instance) = at.instance.take() {
-            want.avoid.add(&instance);
-        }
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+fn is_unmade(tried: &Begun) -> bool {
+    matches!(tried, Begun::Failed(error) if error.outcome == Outcome::NotMade)
 }
 
 fn say_again(call: &Call, target: &Target, tried: &Begun, wait: Duration) {
@@ -244,7 +251,8 @@ async fn once(
         Err(LeaseError::Upstream(error)) => return not_leased(want, error, admission),
     };
     let link = lease.era();
-    if target.upstream.rules.guard.is_some() {
+    if target.upstream.rules.guard.is_some() || target.upstream.handle.has_siblings() {
+        // Should this try fail, a further one goes to another.
         at.instance = Some(Arc::clone(lease.instance()));
     }
     if target.era.is_some_and(|era| era != link) {

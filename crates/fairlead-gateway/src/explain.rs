@@ -228,8 +228,19 @@ fn explain_server(upstream: &Upstream, steps: &mut Vec<Step>) {
         }
         None => steps.push(step("catalog", Some(false), "nothing was ever listed")),
     }
+    if upstream.handle.has_siblings() {
+        for one in upstream.handle.instance_status() {
+            let name = one.instance.name();
+            let trouble = one.view.trouble().filter(|_| one.view.state.word() == "down");
+            let text = match one.why_out.or(trouble) {
+                None => format!("`{name}` is {}, {} calls in flight", one.view.state.word(), one.instance.in_flight()),
+                Some(why) => format!("`{name}` gets no calls: {why}"),
+            };
+            steps.push(step("instance", Some(one.share > 0.0), text));
+        }
+    }
     let in_flight = upstream.handle.in_flight();
-    let limit = upstream.handle.config().max_calls;
+    let limit = upstream.handle.max_calls();
     steps.push(step("limits", Some(in_flight < limit), format!("{in_flight} of {limit} calls in flight")));
     if let Some(pool) = &upstream.bulkhead {
         steps.push(step("limits", None, overload::described(&pool.counts())));

@@ -332,7 +332,7 @@ impl Gateway {
         for (running, relaying) in stopping {
             tasks.spawn(async move {
                 let until = tokio::time::Instant::now() + drain;
-                while running.handle().in_flight() > 0 && tokio::time::Instant::now() < until {
+                while running.in_flight() > 0 && tokio::time::Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 relaying.abort();

@@ -11,6 +11,7 @@
 //! `fairlead-upstream`, what must survive a restart goes through the ports of `fairlead-core`.
 
 mod admit;
+mod affinity;
 mod answer;
 mod body;
 mod bridge;

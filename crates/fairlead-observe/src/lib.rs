@@ -9,6 +9,6 @@ pub mod logging;
 pub mod metrics;
 
 pub use metrics::{
-    BulkheadReading, CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, GuardCounts, Metrics,
+    BulkheadReading, CallRecord, CallStatus, ConnectionGauges, GaugeSink, Gauges, GuardCounts, InstanceGauges, Metrics,
     OPENMETRICS_CONTENT_TYPE, QuestionOutcome, ReuseOutcome, ServerMetrics, resident_bytes,
 };

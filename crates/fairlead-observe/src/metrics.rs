@@ -15,7 +15,7 @@ mod process;
 mod server;
 mod status;
 
-pub use gauges::{BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts};
+pub use gauges::{BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts, InstanceGauges};
 pub use process::resident_bytes;
 pub use server::{CallRecord, QuestionOutcome, ReuseOutcome, ServerMetrics};
 pub use status::CallStatus;

@@ -222,6 +222,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Whether another one lists the same.
+    pub(crate) fn lists_same(&self, other: &Self, kind: ListingKind) -> bool {
+        let (a, b) = (self.listing(kind), other.listing(kind));
+        a.entries.len() == b.entries.len() && a.entries.iter().zip(&b.entries).all(|(a, b)| a.raw == b.raw)
+    }
+
     /// One of the lists.
     #[must_use]
     pub fn listing(&self, kind: ListingKind) -> &Arc<Listing> {

@@ -1,6 +1,7 @@
 //! One request to a server and what comes back: messages of the call, then the answer.
 
 use crate::{
+    balance::report::Pressure,
     event::LinkEvent,
     handle::Lease,
     http_client::Worker,
@@ -349,6 +350,7 @@ impl Exchange {
         match timeout_at(until.min(limit), self.wire.next()).await {
             Ok(Ok(Some(Item::Final(answer)))) => {
                 self.done = true;
+                self.listen(&answer);
                 self.report(|| end_of(&answer));
                 self.note_task(&answer);
                 let retry_after = self.wire.retry_after();
@@ -367,6 +369,17 @@ impl Exchange {
             }
             Err(_) if limit < until => Ok(None),
             Err(_) => Err(self.too_late(until)),
+        }
+    }
+
+    /// What the instance says of its load beside its answer.
+    fn listen(&self, answer: &Final) {
+        let instance = self.link.link.instance();
+        if self.measured.is_some()
+            && instance.listens()
+            && let Some(pressure) = answer.frame.raw(Field::ResultMeta).and_then(Pressure::of_meta)
+        {
+            instance.press(pressure);
         }
     }
 

@@ -1,11 +1,11 @@
 //! The side of an owner that calls see: the published view, and leases on links.
 
 use crate::{
-    catalog::{self, Catalog},
+    catalog,
     event::ServerEvent,
     exchange::{Exchange, Outbound, Starting},
     http_client::{HttpClients, PoolStats, Worker},
-    instance::Instance,
+    instance::{Instance, Out},
     link::{Link, LinkKey, Roots, ShareKey},
     owner::{
         Command,
@@ -46,9 +46,9 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<ServerEvent>,
     pub(crate) instance: Arc<Instance>,
     /// What new links must be told.
-    pub(crate) remembered: Remembered,
-    /// The resources clients watch.
-    pub(crate) watches: Arc<Watches>,
+    pub(crate) remembered: Arc<Remembered>,
+    /// The resources clients watch, of which this instance tells: those of the whole server, or none.
+    pub(crate) watches: ArcSwap<Watches>,
     /// An earlier run tried the server, and it never listed anything.
     pub(crate) tried: bool,
     /// The pools of connections, for a server reached over HTTP.
@@ -90,9 +90,9 @@ pub(crate) struct Pool {
     pub(crate) freed: Notify,
 }
 
-/// A cheap handle on one server.
+/// A cheap handle on one instance of a server.
 #[derive(Clone)]
-pub struct ServerHandle(pub(crate) Arc<Shared>);
+pub(crate) struct InstanceHandle(pub(crate) Arc<Shared>);
 
 /// What a call needs from a server.
 #[derive(Debug, Clone)]
@@ -129,6 +129,13 @@ impl Avoid {
             self.0.push(instance.id());
         }
         is_new
+    }
+
+    /// How many.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "what is asked is whether it grew")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether it was tried.
@@ -239,91 +246,64 @@ impl Drop for Lease {
     }
 }
 
-impl ServerHandle {
+impl InstanceHandle {
     /// The server's name.
-    #[must_use]
-    pub fn name(&self) -> &ServerName {
+    pub(crate) fn name(&self) -> &ServerName {
         &self.0.server.name
     }
 
-    /// Its configuration.
-    #[must_use]
-    pub fn config(&self) -> &Arc<Server> {
-        &self.0.server
-    }
-
     /// The picture published last.
-    #[must_use]
-    pub fn view(&self) -> Arc<ServerView> {
+    pub(crate) fn view(&self) -> Arc<ServerView> {
         self.0.view.load_full()
     }
 
     /// The picture published last, without taking a reference count.
-    #[must_use]
-    pub fn peek(&self) -> arc_swap::Guard<Arc<ServerView>> {
+    pub(crate) fn peek(&self) -> arc_swap::Guard<Arc<ServerView>> {
         self.0.view.load()
     }
 
     /// Told the version of every new picture.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
     /// What the server says outside calls.
-    #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<ServerEvent> {
+    pub(crate) fn events(&self) -> broadcast::Receiver<ServerEvent> {
         self.0.events.subscribe()
     }
 
     /// Open links, and calls in flight on them.
-    #[must_use]
-    pub fn links(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         self.0.pools.load().values().flat_map(|pool| pool.links.load().iter().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// The connections to a server reached over HTTP.
-    #[must_use]
-    pub fn connections(&self) -> Option<PoolStats> {
+    pub(crate) fn connections(&self) -> Option<PoolStats> {
         self.0.clients.as_ref().map(HttpClients::stats)
     }
 
     /// Has the connections of `worker` closed that rested or lived too long, and others opened ahead. To be called on
     /// its runtime, about once a second.
-    pub fn tend_connections(&self, worker: Worker) {
+    pub(crate) fn tend_connections(&self, worker: Worker) {
         if let Some(clients) = &self.0.clients {
             clients.tend(worker);
         }
     }
 
     /// Calls in flight.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.0.instance.in_flight()
     }
 
     /// Asks the owner to learn the catalog for `capabilities`, without waiting.
-    pub fn refresh(&self, client: Era, capabilities: CapabilitySet) {
+    pub(crate) fn refresh(&self, client: Era, capabilities: CapabilitySet) {
         let _ = self.0.commands.try_send(Command::Learn { client, capabilities });
-    }
-
-    /// Notes a log level that every new link must be told.
-    pub fn remember(&self, memory: Memory) {
-        let pools = self.0.pools.load();
-        self.0.remembered.note(memory, |key| pools.contains_key(key));
-    }
-
-    /// The more talkative of `level` and what the server was told before: clients share what it says.
-    #[must_use]
-    pub fn loudest(&self, level: &str) -> Box<str> {
-        self.0.remembered.loudest(level)
     }
 
     /// Until when somebody who needs to know the server in this way may wait: `wait` after it was
     /// asked for the first time. Whoever comes later gets what there is by then, and nobody waits for a
     /// server that listed nothing in an earlier run either.
-    #[must_use]
-    pub fn patience(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Instant {
+    pub(crate) fn patience(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Instant {
         let view = self.peek();
         if self.0.tried && view.catalogs.is_empty() {
             return Instant::now();
@@ -336,43 +316,18 @@ impl ServerHandle {
         *first.entry(key).or_insert_with(Instant::now) + wait
     }
 
-    /// The catalog callers of an era with `capabilities` see. One that was never learned is waited
-    /// for, at most `wait` from the first time it was asked for; then the nearest one there is.
-    pub async fn catalog(&self, client: Era, capabilities: CapabilitySet, wait: Duration) -> Option<Arc<Catalog>> {
-        let deadline = self.patience(client, capabilities, wait);
-        let mut changes = self.changes();
-        let mut asked = false;
-        loop {
-            let view = self.view();
-            if let Some(catalog) = view.catalog(client, capabilities) {
-                if !catalog.confirmed && !asked && !matches!(view.state, State::Down { .. }) {
-                    self.refresh(client, capabilities);
-                }
-                return Some(Arc::clone(catalog));
-            }
-            if !asked {
-                asked = true;
-                self.refresh(client, capabilities);
-            }
-            let nearest = view.nearest_catalog(client, capabilities).cloned();
-            // What other clients were shown is better than to wait for a server that may not come.
-            let starting = matches!(view.state, State::Starting) && nearest.is_some();
-            if starting || matches!(view.state, State::Down { .. } | State::Stopped) {
-                return nearest;
-            }
-            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return self.peek().nearest_catalog(client, capabilities).cloned();
-            }
-        }
-    }
-
     /// Takes a link for a call. The usual case neither waits nor passes the owner.
     ///
     /// # Errors
     /// [`LeaseError::NeedsRoots`] once per caller of a server that follows roots; otherwise why the
     /// server cannot be reached. A server that is known to be down fails at once.
-    pub async fn lease(&self, want: &Want) -> Result<Lease, LeaseError> {
+    pub(crate) async fn lease(&self, want: &Want) -> Result<Lease, LeaseError> {
         let shared = &self.0;
+        // What was begun there is finished there.
+        if shared.instance.is_out_for(Out::DRAINED) && !matches!(want.purpose, Purpose::Link(_)) {
+            let text = "it is drained (`fairlead servers undrain` brings it back)";
+            return Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, text).into());
+        }
         if shared.instance.enter() >= shared.server.max_calls {
             shared.instance.leave();
             return Err(
@@ -431,7 +386,8 @@ impl ServerHandle {
         let pools = self.0.pools.load();
         // One that listeners use already, as every key is told of a resource for itself.
         let mut open: Vec<_> = pools.iter().filter(|(other, _)| may_use(other)).collect();
-        open.sort_by_key(|(other, _)| !self.0.watches.is_carried(other));
+        let watches = self.0.watches.load();
+        open.sort_by_key(|(other, _)| !watches.is_carried(other));
         let link = open.iter().find_map(|(_, pool)| {
             pool.links.load().iter().find(|link| link.is_open() && !link.is_haunted()).cloned()
         })?;
@@ -562,17 +518,11 @@ impl ServerHandle {
             Err(_) => Err(late()),
         }
     }
-
-    /// Whether the server is a child process of the gateway.
-    #[must_use]
-    pub fn is_process(&self) -> bool {
-        matches!(self.0.server.transport, Transport::Stdio(_))
-    }
 }
 
-impl fmt::Debug for ServerHandle {
+impl fmt::Debug for InstanceHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerHandle({})", self.name())
+        write!(f, "InstanceHandle({})", self.name())
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Instance {
     born: Instant,
     in_flight: AtomicUsize,
     measured: AtomicBool,
+    /// What it says of its own load is read.
+    listens: AtomicBool,
     out: AtomicU8,
     /// Until when it is left alone because it could not be connected to, in milliseconds after it was born.
     unreachable_until_ms: AtomicU64,
@@ -146,6 +148,7 @@ impl Instance {
             born: now,
             in_flight: AtomicUsize::new(0),
             measured: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
             out: AtomicU8::new(0),
             unreachable_until_ms: AtomicU64::new(0),
             back_since_ms: AtomicU64::new(0),
@@ -255,6 +258,15 @@ impl Instance {
             drop(figures);
             self.times[bucket(latency)].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Reads from now on what the instance says of its own load, or no more.
+    pub(crate) fn listen(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
+    }
+
+    pub(crate) fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
     }
 
     /// Notes what the instance says of its own load.

@@ -10,29 +10,32 @@
 //! [`ShareKey`], a [`CapabilitySet`](fairlead_wire::CapabilitySet) and, for servers that follow
 //! them, a set of [`Roots`].
 
-#[allow(dead_code, reason = "the balancer that reads it comes next")]
 mod balance;
 pub mod catalog;
+mod ejection;
 pub mod event;
 pub mod exchange;
+pub mod group;
 pub mod handle;
 mod handshake;
+mod health;
 pub mod http_client;
-#[allow(dead_code, reason = "the balancer that reads it comes next")]
 pub mod instance;
 pub mod link;
 pub mod owner;
 pub mod view;
 pub mod watch;
 
+pub use balance::affinity;
 pub use catalog::{Catalog, Entry, Listing, ListingKind};
 pub use event::ServerEvent;
 pub use exchange::{Exchange, Final, Item, OpenQuestions, Outbound, Starting, Witness};
 pub use fairlead_process::GuardBinary;
-pub use handle::{Avoid, Lease, LeaseError, Memory, Purpose, ServerHandle, Want};
+pub use group::{InstanceStatus, Running, ServerHandle, start};
+pub use handle::{Avoid, Lease, LeaseError, Memory, Purpose, Want};
 pub use http_client::{PoolStats, Worker};
 pub use instance::{CallEnd, Gate, Instance};
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
-pub use owner::{Environment, Running, start};
+pub use owner::Environment;
 pub use view::{Asks, CatalogKey, ServerView, State};
 pub use watch::{Watch, WatchError};

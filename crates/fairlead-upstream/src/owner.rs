@@ -17,11 +17,13 @@ mod watch_modern;
 use crate::{
     catalog::{Catalog, ListingKind},
     event::{End, LinkEvent, ServerEvent},
-    handle::{Pool, ServerHandle, Shared},
+    handle::{InstanceHandle, Pool, Shared},
     handshake::Opener,
     http_client::{HttpClients, Worker},
+    instance::Instance,
     link::{Link, LinkKey},
-    view::{CatalogKey, ServerView, State},
+    view::{Asks, CatalogKey, ServerView, State},
+    watch::Watches,
 };
 use arc_swap::ArcSwap;
 use backoff::Backoff;
@@ -85,53 +87,57 @@ pub struct Environment {
 /// What handles ask of the owner.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { key: LinkKey, extra: bool, reply: oneshot::Sender<Result<(), UpstreamError>> },
-    FindOut { reply: oneshot::Sender<Result<(), UpstreamError>> },
-    Learn { client: Era, capabilities: CapabilitySet },
-    Carry { key: LinkKey },
-    Stop { done: oneshot::Sender<()> },
+    Open {
+        key: LinkKey,
+        extra: bool,
+        reply: oneshot::Sender<Result<(), UpstreamError>>,
+    },
+    FindOut {
+        reply: oneshot::Sender<Result<(), UpstreamError>>,
+    },
+    Learn {
+        client: Era,
+        capabilities: CapabilitySet,
+    },
+    Carry {
+        key: LinkKey,
+    },
+    /// From now on it is this one that tells of what is watched, or it is not any more.
+    Watch {
+        watches: Arc<Watches>,
+    },
+    /// Close every link and open them anew: what is checked of it fails.
+    Reopen {
+        reason: Arc<str>,
+    },
+    /// Another instance was seen to ask its client for something.
+    Asks {
+        asks: Asks,
+    },
+    Stop {
+        done: oneshot::Sender<()>,
+    },
 }
 
-/// An owner that runs. Dropping it aborts the owner and with it everything it holds.
-#[derive(Debug)]
-pub struct Running {
-    handle: ServerHandle,
-    task: JoinHandle<()>,
+/// What an owner begins with, beside its server.
+pub(crate) struct Beginning {
+    /// Records of earlier runs.
+    pub(crate) stored: Vec<StoredCatalog>,
+    /// What clients had told the server.
+    pub(crate) remembered: Arc<Remembered>,
+    /// What it tells of.
+    pub(crate) watches: Arc<Watches>,
+    /// What is known of the place it looks after.
+    pub(crate) instance: Arc<Instance>,
 }
 
-impl Running {
-    /// The handle for calls.
-    #[must_use]
-    pub fn handle(&self) -> &ServerHandle {
-        &self.handle
-    }
-
-    /// Closes every link, gracefully and within bounds, and ends the owner.
-    pub async fn stop(mut self) {
-        let (done, stopped) = oneshot::channel();
-        if self.handle.0.commands.send(Command::Stop { done }).await.is_ok() {
-            let _ = stopped.await;
-        }
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Starts the owner of `server` on the current runtime. `stored` are its records of earlier runs;
-/// `before` is the owner it takes over from, whose clients' subscriptions and log levels it keeps.
-#[must_use]
-pub fn start(
+/// Starts the owner of one instance on the current runtime.
+pub(crate) fn start(
     server: Arc<Server>,
-    stored: Vec<StoredCatalog>,
-    before: Option<&ServerHandle>,
+    beginning: Beginning,
     environment: &Environment,
-) -> Running {
-    let instance = crate::instance::Instance::new(first_link(), "1", 1, Default::default());
+) -> (Arc<Shared>, JoinHandle<()>) {
+    let Beginning { stored, remembered, watches, instance } = beginning;
     let clients = match &server.transport {
         Transport::Http(http) => Some(HttpClients::new(
             environment.workers + 1,
@@ -143,8 +149,6 @@ pub fn start(
         )),
         Transport::Stdio(_) | Transport::WebSocket(_) | Transport::Tcp(_) | Transport::Unix(_) => None,
     };
-    let remembered = before.map_or_else(Remembered::default, |before| before.0.remembered.handed_on());
-    let watches = before.map_or_else(Arc::default, |before| Arc::clone(&before.0.watches));
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let (event_sender, event_queue) = mpsc::channel(EVENT_QUEUE);
     let (changed, _) = watch::channel(0);
@@ -152,6 +156,7 @@ pub fn start(
     let mut view = ServerView::new();
     view.legacy_refused = is_pinned_modern(&server);
     let identity = server.identity();
+    let first_link = first_link(&identity);
     let tried = stored.iter().any(|record| record.identity == identity && record.capabilities == TRIED);
     let primary = lists::restore(&server, stored, &mut view);
     let shared = Arc::new(Shared {
@@ -163,7 +168,7 @@ pub fn start(
         events,
         instance,
         remembered,
-        watches,
+        watches: ArcSwap::new(watches),
         tried,
         clients: clients.clone(),
         first_asked: std::sync::Mutex::default(),
@@ -191,16 +196,31 @@ pub fn start(
         relist_at: None,
         relisted: None,
         refresh_at: Instant::now() + environment.catalog.refresh,
-        next_link: first_link(),
+        next_link: first_link,
         noted: false,
     };
     let task = tokio::spawn(owner.run());
-    Running { handle: ServerHandle(shared), task }
+    (shared, task)
 }
 
-/// A number at random, with room for more after it.
-fn first_link() -> u64 {
-    RandomState::new().hash_one(()) >> 1
+/// Bits of a link's number that say which instance it leads to, also after a restart of the gateway.
+const TAG_BITS: u32 = 16;
+/// Bits below them, at random, with room for more after it.
+const NUMBER_BITS: u32 = 63 - TAG_BITS;
+
+/// What the numbers of all links to the instance of this identity have in common.
+pub(crate) fn link_tag(identity: &str) -> u64 {
+    crate::balance::affinity(identity.as_bytes()) >> (u64::BITS - TAG_BITS)
+}
+
+/// The same, read from a link's number.
+pub(crate) fn tag_of(link: u64) -> u64 {
+    link >> NUMBER_BITS
+}
+
+fn first_link(identity: &str) -> u64 {
+    let number = RandomState::new().hash_one(()) >> (u64::BITS - NUMBER_BITS + 1);
+    (link_tag(identity) << NUMBER_BITS) | number
 }
 
 enum Done {
@@ -352,6 +372,12 @@ impl Owner {
             }
             Command::Learn { client, capabilities } => self.learn(client, capabilities, &ListingKind::ALL),
             Command::Carry { key } => self.carry(&key),
+            Command::Watch { watches } => self.watch(watches),
+            Command::Reopen { reason } => self.reopen_all(&reason),
+            Command::Asks { asks } => self.remember_asks(|known| {
+                known.roots |= asks.roots;
+                known.untied |= asks.untied;
+            }),
             Command::Stop { .. } => unreachable!("handled in the loop"),
         }
     }
@@ -361,7 +387,7 @@ impl Owner {
     }
 
     fn links(&self) -> Vec<Arc<Link>> {
-        ServerHandle(Arc::clone(&self.shared)).links()
+        InstanceHandle(Arc::clone(&self.shared)).links()
     }
 
     fn done(&mut self, done: Done) {

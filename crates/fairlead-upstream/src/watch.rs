@@ -11,7 +11,7 @@
 //! one is handed the same table, and watches that clients hold stay good.
 
 use crate::{
-    handle::{LeaseError, ServerHandle, Want},
+    handle::{InstanceHandle, LeaseError, Want},
     link::LinkKey,
     owner::Command,
 };
@@ -164,15 +164,16 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl ServerHandle {
-    /// Watches a resource over a link the caller may use, and waits for what the server says to it. `enter` is called
+impl InstanceHandle {
+    /// Watches a resource of the table `watches`, which is the instance's, over a link the caller may use, and waits for what the server says to it. `enter` is called
     /// with the key under which updates will come before there can be any; what it returns is dropped when nothing
     /// is watched.
     ///
     /// # Errors
     /// [`WatchError`]; then nothing is watched.
-    pub async fn watch<T>(
+    pub(crate) async fn watch<T>(
         &self,
+        watches: &Arc<Watches>,
         want: &Want,
         uri: &str,
         enter: impl FnOnce(&LinkKey) -> T,
@@ -195,9 +196,9 @@ impl ServerHandle {
             key.share.clone_from(&want.share);
         }
         let entered = enter(&key);
-        let (mut watch, verdict) = self.0.watches.add(key.clone(), uri)?;
+        let (mut watch, verdict) = watches.add(key.clone(), uri)?;
         let late = |what| WatchError::Upstream(UpstreamError::new(UpstreamErrorKind::Timeout, Outcome::Unknown, what));
-        if !self.0.watches.is_carried(&key) {
+        if !watches.is_carried(&key) {
             let sent = timeout_at(until, self.0.commands.send(Command::Carry { key })).await;
             if !matches!(sent, Ok(Ok(()))) {
                 return Err(late("the gateway is stopping it, or it is too busy"));

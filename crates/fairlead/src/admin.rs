@@ -6,11 +6,12 @@
 use crate::control::server_rows;
 use bytes::Bytes;
 use fairlead_core::{BreakerState, Code};
-use fairlead_gateway::Gateway;
+use fairlead_gateway::{Gateway, GuardReading};
 use fairlead_observe::{
-    BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts, Metrics, OPENMETRICS_CONTENT_TYPE,
+    BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts, InstanceGauges, Metrics,
+    OPENMETRICS_CONTENT_TYPE,
 };
-use fairlead_upstream::{ListingKind, PoolStats};
+use fairlead_upstream::{ListingKind, PoolStats, ServerHandle};
 use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -141,23 +142,42 @@ impl Gauges for Watched {
                 out.connections(name, connections(&pool));
             }
             out.server_state(name, view.state.word(), STATES);
-            let Some(guard) = gateway.guard(name) else { continue };
-            out.guard(
-                name,
-                GuardCounts {
-                    held_back: guard.held_back,
-                    retried: guard.retried,
-                    hedged: guard.hedged,
-                    unaffordable: guard.unaffordable,
-                },
-            );
-            if let Some(breaker) = &guard.breaker {
-                out.breaker(name, "", breaker.state.word(), &BreakerState::WORDS);
+            if server.has_siblings() {
+                instances(&server, out);
             }
-            for (tool, breaker) in &guard.tools {
-                out.breaker(name, tool, breaker.state.word(), &BreakerState::WORDS);
+            if let Some(guard) = gateway.guard(name) {
+                guarded(name, &guard, out);
             }
         }
+    }
+}
+
+fn instances(server: &ServerHandle, out: &mut GaugeSink) {
+    for one in server.instance_status() {
+        let gauges = InstanceGauges {
+            share: one.share,
+            in_flight: one.instance.in_flight(),
+            latency: one.latency,
+            ended: one.counted.0,
+            failed: one.counted.1,
+        };
+        out.instance(server.name().as_str(), one.instance.name(), gauges);
+    }
+}
+
+fn guarded(server: &str, guard: &GuardReading, out: &mut GaugeSink) {
+    let counts = GuardCounts {
+        held_back: guard.held_back,
+        retried: guard.retried,
+        hedged: guard.hedged,
+        unaffordable: guard.unaffordable,
+    };
+    out.guard(server, counts);
+    if let Some(breaker) = &guard.breaker {
+        out.breaker(server, "", breaker.state.word(), &BreakerState::WORDS);
+    }
+    for (tool, breaker) in &guard.tools {
+        out.breaker(server, tool, breaker.state.word(), &BreakerState::WORDS);
     }
 }
 

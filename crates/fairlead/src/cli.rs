@@ -28,6 +28,7 @@ pub(crate) enum Command {
     /// Serve one client on stdin and stdout through the running gateway, which is started if need be
     Stdio(Stdio),
     /// List the servers with their state, or change something about one
+    /// List the servers with their state, or take an instance of one out of service
     Servers(Servers),
     /// List the tools as clients see them
     Tools(Listing),
@@ -113,6 +114,10 @@ pub(crate) struct Servers {
 pub(crate) enum ServersAction {
     /// Hold the breaker of a server open or closed, or let it work again
     Breaker(Breaker),
+    /// Take a server, or one instance of it, out of service: no new calls, those in flight finish
+    Drain(Instances),
+    /// Bring it back
+    Undrain(Instances),
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +153,15 @@ impl BreakerTo {
             Self::Auto => "auto",
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Instances {
+    /// A server, or one of its instances, as `fairlead servers` shows them
+    #[arg(value_name = "NAME[/INSTANCE]")]
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@
 use crate::{
     breaker::{self, GuardRow},
     cache,
+    instances::{self, InstanceRow},
     linger::{Attached, Hold},
 };
 use bytes::Bytes;
@@ -100,6 +101,9 @@ pub(crate) struct ServerRow {
     pub(crate) guard: Option<GuardRow>,
     /// What is wrong: the server as a whole, or one of its lists.
     pub(crate) error: Option<String>,
+    /// Where several are.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) instances: Vec<InstanceRow>,
 }
 
 /// The connections to one server.
@@ -227,8 +231,10 @@ fn server_row(gateway: &Gateway, handle: &ServerHandle) -> ServerRow {
         connections: handle.connections().map(ConnectionsRow::from),
         error: down
             .or_else(unlisted)
-            .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}"))),
+            .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}")))
+            .or_else(|| instances::why_out(handle)),
         guard: gateway.guard(handle.name().as_str()).map(|reading| (&reading).into()),
+        instances: instances::rows(handle),
     }
 }
 
@@ -316,6 +322,12 @@ pub(crate) fn items_path(kind: Kind, name: Option<&str>) -> String {
 /// The path that asks why.
 pub(crate) fn explain_path(name: &str) -> String {
     format!("{PREFIX}explain?name={}", percent(name))
+}
+
+/// The path, to be POSTed to, that takes instances out of service or brings them back.
+pub(crate) fn drain_path(target: &str, is_out: bool) -> String {
+    let word = if is_out { "drain" } else { "undrain" };
+    format!("{PREFIX}{word}?name={}", percent(target))
 }
 
 /// The path whose answer never ends: see [`crate::linger`].
@@ -419,6 +431,13 @@ pub(crate) async fn handle(gateway: Gateway, attached: Attached, request: Reques
     }
     if request.method() == Method::POST && path == "breaker" {
         return json(&breaker::set(&gateway, query));
+    }
+    if matches!(path, "drain" | "undrain") {
+        return match (request.method() == Method::POST, parameter(query, "name")) {
+            (true, Some(name)) => json(&instances::set(&gateway, &name, path == "drain")),
+            (false, _) => text(StatusCode::METHOD_NOT_ALLOWED, "only POST is served here\n"),
+            (_, None) => text(StatusCode::BAD_REQUEST, "`name` is missing\n"),
+        };
     }
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");

@@ -18,6 +18,7 @@ mod failure;
 mod import;
 mod install;
 mod instance;
+mod instances;
 mod linger;
 mod listing;
 mod mcp;
@@ -71,6 +72,8 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Servers(arguments) => match &arguments.action {
             None => listing::servers(&arguments.listing),
             Some(cli::ServersAction::Breaker(action)) => breaker::run(action),
+            Some(cli::ServersAction::Drain(action)) => instances::run(action, true),
+            Some(cli::ServersAction::Undrain(action)) => instances::run(action, false),
         },
         cli::Command::Tools(arguments) => listing::items(&arguments, control::Kind::Tools),
         cli::Command::Resources(arguments) => listing::items(&arguments, control::Kind::Resources),

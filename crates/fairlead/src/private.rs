@@ -130,6 +130,22 @@ pub(crate) async fn with_gateway<T>(
     outcome
 }
 
+/// Does `work` with a gateway that runs already: what changes one has no use for one of its own.
+pub(crate) async fn with_running<T>(
+    which: &cli::Which,
+    work: impl AsyncFnOnce(&Reach) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let _ = logging::init(QUIET, false, configuration::colour());
+    if let Some(url) = &which.url {
+        return work(&Reach::url(url)?).await;
+    }
+    let (_, config) = configuration::load(&which.files.config)?;
+    match instance::find(&config.data_dir).await {
+        Some((_, reach)) => work(&reach).await,
+        None => Err(Failure::unreachable("no gateway of this configuration runs").hint("start it: `fairlead up`")),
+    }
+}
+
 fn note_private(data_dir: &Path) {
     eprintln!("note: no gateway runs on {}: starting one for this command", data_dir.display());
 }

@@ -236,7 +236,7 @@ fn locked(error: &DataDirError) -> Failure {
 }
 
 fn environment(config: &Config, store: &Store) -> Result<Environment, Failure> {
-    let uses_tls = config.servers.values().any(|server| server.transport.uses_tls());
+    let uses_tls = config.servers.values().any(|server| server.transports().any(Transport::uses_tls));
     // A reload may add the first server that needs the roots, so they are read even when none does yet; a machine
     // without any is a problem only for those that need them.
     let tls = http_client::tls_config(true)

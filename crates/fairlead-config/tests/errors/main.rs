@@ -78,13 +78,13 @@ fn later_versions() {
     assert_snapshot!(problems("f.yaml", r"
 audit: off
 servers:
-  a: { command: cat, instances: [], balance: peak_ewma }
+  a: { command: cat, graphql: [], sql: postgres }
 "), @r"
     f.yaml:2:1: `audit` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
-    f.yaml:4:22: `instances` is not available in this version
+    f.yaml:4:22: `graphql` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
-    f.yaml:4:37: `balance` is not available in this version
+    f.yaml:4:35: `sql` is not available in this version
       hint: remove it; `fairlead schema` lists what there is
     ");
 }

@@ -38,6 +38,7 @@ impl Collector for Exposition {
         guards(&mut encoder, &gauges)?;
         states(&mut encoder, &gauges)?;
         connections::encode(&mut encoder, &gauges)?;
+        instances(&mut encoder, &gauges)?;
         process_metrics(&mut encoder)
     }
 }
@@ -262,6 +263,50 @@ fn bulkheads(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result
     let mut family = encoder.encode_descriptor("fairlead_shed", "Calls shed under load", None, MetricType::Counter)?;
     for ((priority, reason), count) in &gauges.shed {
         counter(family.encode_family(&[("priority", *priority), ("reason", *reason)])?, *count)?;
+    }
+    Ok(())
+}
+
+fn instances(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    let labels = |key: &(String, String)| [("mcp_server", key.0.clone()), ("instance", key.1.clone())];
+    let mut family = encoder.encode_descriptor(
+        "fairlead_instance_share",
+        "The part of its share of calls an instance gets",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (key, one) in &gauges.instances {
+        family.encode_family(&labels(key))?.encode_gauge(&one.share)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_instance_calls_in_flight",
+        "Calls in flight on an instance",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (key, one) in &gauges.instances {
+        family.encode_family(&labels(key))?.encode_gauge(&as_gauge(one.in_flight as u64))?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_instance_latency_seconds",
+        "Smoothed latency of an instance, peaks counted",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (key, one) in &gauges.instances {
+        family.encode_family(&labels(key))?.encode_gauge(&one.latency.as_secs_f64())?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_instance_calls",
+        "Calls that ended on an instance",
+        None,
+        MetricType::Counter,
+    )?;
+    for ((server, instance), one) in &gauges.instances {
+        for (result, count) in [("ok", one.ended.saturating_sub(one.failed)), ("failed", one.failed)] {
+            let labels = [("mcp_server", server.as_str()), ("instance", instance.as_str()), ("result", result)];
+            counter(family.encode_family(&labels)?, count)?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! States, asked for when somebody scrapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Something that knows a state worth exposing.
 ///
@@ -36,6 +36,7 @@ pub struct GaugeSink {
     pub(super) connections: BTreeMap<String, ConnectionGauges>,
     pub(super) breakers: BTreeMap<(String, String), ServerState>,
     pub(super) guards: BTreeMap<String, GuardCounts>,
+    pub(super) instances: BTreeMap<(String, String), InstanceGauges>,
 }
 
 /// The connections to a server reached over HTTP.
@@ -81,6 +82,21 @@ pub struct GuardCounts {
     pub hedged: u64,
     /// Not made again because the budget was used up.
     pub unaffordable: u64,
+}
+
+/// What is measured of one instance of a server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InstanceGauges {
+    /// The part of its share of calls it gets, 0 to 1.
+    pub share: f64,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Its smoothed latency.
+    pub latency: Duration,
+    /// Calls that ended.
+    pub ended: u64,
+    /// Those that failed.
+    pub failed: u64,
 }
 
 /// The state of a server, among all it could be in.
@@ -166,6 +182,11 @@ impl GaugeSink {
     /// The state of a server as one word of `all`.
     pub fn server_state(&mut self, server: &str, current: &'static str, all: &'static [&'static str]) {
         self.states.insert(server.to_owned(), ServerState { current, all });
+    }
+
+    /// What is measured of one instance of a server that has several.
+    pub fn instance(&mut self, server: &str, instance: &str, gauges: InstanceGauges) {
+        self.instances.insert((server.to_owned(), instance.to_owned()), gauges);
     }
 
     /// Open links (connections, sessions or processes) to a server.

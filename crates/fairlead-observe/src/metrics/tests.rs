@@ -40,6 +40,8 @@ impl Gauges for Fixed {
                 closed: vec![("idle", 5), ("lifetime", 1)],
             },
         );
+        let one = InstanceGauges { share: 0.5, in_flight: 2, latency: Duration::from_millis(5), ended: 7, failed: 1 };
+        out.instance("files", "10.0.0.4:3001", one);
     }
 }
 

@@ -78,6 +78,22 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// The same with those of another instance.
+    #[must_use]
+    pub(crate) fn with(mut self, other: &Self) -> Self {
+        self.open += other.open;
+        self.idle += other.idle;
+        self.connecting += other.connecting;
+        self.waiting += other.waiting;
+        self.opened += other.opened;
+        self.failed += other.failed;
+        self.timed_out += other.timed_out;
+        for (closed, more) in self.closed.iter_mut().zip(other.closed) {
+            *closed += more;
+        }
+        self
+    }
+
     /// Connections that a call uses.
     #[must_use]
     pub fn in_use(&self) -> usize {

@@ -6,6 +6,7 @@ use crate::{
     link::{Link, LinkKey},
     owner::{watch_legacy, watch_modern},
     view::State,
+    watch::Watches,
 };
 use fairlead_wire::Era;
 use std::{sync::Arc, time::Duration};
@@ -35,7 +36,7 @@ impl Owner {
         let open = self.pool(&link_key(key)).map(|pool| pool.links.load_full()).unwrap_or_default();
         let mut open = open.iter().filter(|link| link.is_open());
         if let Some(carrier) = self.carriers.get(key) {
-            let is_at_work = self.shared.watches.is_carrier(key, carrier.number);
+            let is_at_work = self.shared.watches.load().is_carrier(key, carrier.number);
             if is_at_work && open.any(|link| link.id == carrier.link) {
                 return;
             }
@@ -53,10 +54,10 @@ impl Owner {
 
     fn carry_on(&mut self, key: &LinkKey, link: &Arc<Link>) {
         let lists = *key == LinkKey::modern() && watch_modern::worth_it(link);
-        if !lists && !self.shared.watches.is_wanted(key) {
+        if !lists && !self.shared.watches.load().is_wanted(key) {
             return;
         }
-        let carriage = self.shared.watches.carry(key);
+        let carriage = self.shared.watches.load_full().carry(key);
         let number = carriage.number();
         let (id, patience) = (link.id, self.shared.server.timeout.start);
         let link = Arc::clone(link);
@@ -74,7 +75,7 @@ impl Owner {
     /// Opens a link for what is watched, where that is possible now; else it is tried again later.
     fn reopen(&mut self, key: &LinkKey) {
         let key = link_key(key);
-        if !self.shared.watches.is_wanted(&key) && key.era == Era::Legacy {
+        if !self.shared.watches.load().is_wanted(&key) && key.era == Era::Legacy {
             return;
         }
         let view = self.shared.view.load_full();
@@ -89,7 +90,7 @@ impl Owner {
 
     /// Looks after everything that is watched and has no link, and ends what no link can carry any more.
     pub(super) fn carry_all(&mut self) {
-        for key in self.shared.watches.keys() {
+        for key in self.shared.watches.load().keys() {
             let served = self.shared.view.load().serves_in(key.era);
             if served {
                 self.carry(&key);
@@ -123,13 +124,13 @@ impl Owner {
 
     /// Whether a link carries something somebody watches.
     pub(super) fn carries(&self, id: u64) -> bool {
-        self.carriers.iter().any(|(key, carrier)| carrier.link == id && self.shared.watches.is_wanted(key))
+        self.carriers.iter().any(|(key, carrier)| carrier.link == id && self.shared.watches.load().is_wanted(key))
     }
 
     /// The key for which what comes over this link is passed on; without one it would be told twice, or to nobody.
     pub(super) fn heard_as(&self, id: u64, key: Option<LinkKey>) -> Option<LinkKey> {
         let is_at_work = |key: &LinkKey, carrier: &Carrier| {
-            carrier.link == id && self.shared.watches.is_carrier(key, carrier.number)
+            carrier.link == id && self.shared.watches.load().is_carrier(key, carrier.number)
         };
         match key {
             Some(key) => self.carriers.get(&key).is_some_and(|carrier| is_at_work(&key, carrier)).then_some(key),
@@ -151,6 +152,17 @@ impl Owner {
         for (key, _) in self.carriers.iter().filter(|(_, carrier)| carrier.link == link.id) {
             let _ = self.shared.events.send(ServerEvent::Rewatched { key: key.clone() });
         }
+    }
+
+    /// Another table: that of the server, or one of its own in which nobody watches anything.
+    pub(super) fn watch(&mut self, watches: Arc<Watches>) {
+        self.stop_carrying();
+        self.shared.watches.store(watches);
+        // List changes are heard of in any case.
+        if self.links().iter().any(|link| link.key().era == Era::Modern && !link.is_closed()) {
+            self.carry(&LinkKey::modern());
+        }
+        self.carry_all();
     }
 
     pub(super) fn stop_carrying(&mut self) {

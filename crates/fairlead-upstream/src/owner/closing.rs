@@ -98,6 +98,17 @@ impl Owner {
         found
     }
 
+    /// Every link ends, as if the server had gone: it is opened anew at once, a process started again.
+    pub(super) fn reopen_all(&mut self, reason: &str) {
+        for link in self.links() {
+            self.closed(link.id, reason, End::Died);
+            self.tasks.spawn(async move {
+                link.close().await;
+                Done::Other
+            });
+        }
+    }
+
     /// Closes a link in the background.
     pub(super) fn close(&mut self, link: &Arc<Link>) {
         self.forget(link.id);

@@ -177,7 +177,7 @@ impl Owner {
                 let changed: Vec<_> = kinds
                     .iter()
                     .copied()
-                    .filter(|&kind| before.is_none_or(|before| !same(before, &catalog, kind)))
+                    .filter(|&kind| before.is_none_or(|before| !before.lists_same(&catalog, kind)))
                     .collect();
                 let max_sets = self.environment.catalog.max_capability_sets.max(1);
                 self.publish(|view| {
@@ -264,10 +264,4 @@ impl Owner {
             let _ = store.save(record).await;
         })
     }
-}
-
-/// Whether two catalogs list the same.
-fn same(a: &Catalog, b: &Catalog, kind: ListingKind) -> bool {
-    let (a, b) = (a.listing(kind), b.listing(kind));
-    a.entries.len() == b.entries.len() && a.entries.iter().zip(&b.entries).all(|(a, b)| a.raw == b.raw)
 }

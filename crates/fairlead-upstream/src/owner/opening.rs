@@ -224,7 +224,7 @@ impl Owner {
                 }
             });
         }
-        if self.shared.watches.is_wanted(key) {
+        if self.shared.watches.load().is_wanted(key) {
             self.recarry_at.get_or_insert(retry_at);
         }
         self.answer_waiting(key, &error);

@@ -1,7 +1,7 @@
 //! What clients had told a server about their sessions with it, and every new link must be told again.
 //!
 //! It lives beside the owner, not in it: when a changed configuration puts another owner in its place,
-//! that one begins with what this one knew.
+//! that one shares what this one knew.
 
 use crate::{
     catalog,
@@ -29,17 +29,12 @@ pub(crate) fn rank(level: &str) -> usize {
 #[derive(Debug, Default)]
 pub(crate) struct Remembered(Mutex<Kept>);
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Kept {
     levels: HashMap<LinkKey, Box<str>>,
 }
 
 impl Remembered {
-    /// The same for the owner that comes next.
-    pub(crate) fn handed_on(&self) -> Self {
-        Self(Mutex::new(self.kept().clone()))
-    }
-
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().expect("invariant: no panic under this lock")
     }
@@ -81,14 +76,13 @@ mod tests {
     use fairlead_wire::CapabilitySet;
 
     #[test]
-    fn the_loudest_level_counts_and_the_next_owner_knows_it() {
+    fn the_loudest_level_counts() {
         let remembered = Remembered::default();
         let key = LinkKey::legacy(CapabilitySet::BARE);
         assert_eq!(&*remembered.loudest("error"), "error");
         remembered.note(Memory::LogLevel { key: key.clone(), level: "info".into() }, |_| true);
-        let next = remembered.handed_on();
         for (asked, told) in [("error", "info"), ("debug", "debug"), ("info", "info"), ("loud", "info")] {
-            assert_eq!(&*next.loudest(asked), told);
+            assert_eq!(&*remembered.loudest(asked), told);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Tables that read well without colour, and cut well: one row is one line.
 
-use crate::control::{ItemRow, ServerRow, StepRow};
+use crate::{
+    control::{ItemRow, ServerRow, StepRow},
+    instances::InstanceRow,
+};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// Longest text of a server in a cell, in characters.
@@ -32,6 +35,16 @@ fn render(table: &Table) -> String {
 
 fn number(value: Option<usize>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Columns of `fairlead servers`.
+const SERVER_CELLS: usize = 13;
+
+/// What an instance that is well does.
+fn doing(instance: &InstanceRow) -> String {
+    let latency = instance.latency_ms.map_or_else(String::new, |latency| format!(", {latency} ms"));
+    let share = instance.share * 100.0;
+    format!("weight {}, share {share:.0} %, {} in flight{latency}", instance.weight, instance.calls)
 }
 
 /// `fairlead servers`.
@@ -72,6 +85,18 @@ pub(crate) fn servers(rows: &[ServerRow]) -> String {
                 .or_else(|| row.guard.as_ref()?.trouble())
                 .map_or_else(|| "-".to_owned(), |error| super::one_line(&error, CELL)),
         ]);
+        for instance in &row.instances {
+            let mut cells = vec!["-".to_owned(); SERVER_CELLS];
+            cells[0] = format!("{}/{}", row.name, super::one_line(&instance.name, CELL));
+            cells[1].clone_from(&instance.transport);
+            cells[2].clone_from(&instance.state);
+            cells[10] = instance.links.to_string();
+            cells[12] = match instance.out.as_ref().or(instance.error.as_ref()) {
+                Some(why) => super::one_line(why, CELL),
+                None => doing(instance),
+            };
+            table.add_row(cells);
+        }
     }
     right(&mut table, &[5, 6, 7, 8, 9, 10]);
     render(&table)

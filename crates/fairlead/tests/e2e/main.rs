@@ -12,6 +12,7 @@ mod broken;
 mod connections;
 mod extensions;
 mod healing;
+mod instances;
 mod leaks;
 mod limits;
 mod matrix;

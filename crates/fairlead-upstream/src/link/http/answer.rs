@@ -2,6 +2,7 @@
 
 use super::{HttpStatus, SSE, STREAM_RETRY, Shared, is_sse, transport_error};
 use crate::{
+    balance::report,
     event::{End, LinkEvent},
     exchange::{Final, Item},
     http_client::{Body, PoolError, ResponseFuture, Worker},
@@ -229,6 +230,13 @@ impl AnswerStream {
 
     fn head(&mut self, response: Response<Body>) -> Result<(), UpstreamError> {
         let status = response.status();
+        let instance = &self.shared.inbound.instance;
+        if instance.listens()
+            && let Some(load) = response.headers().get(report::HEADER).and_then(|value| value.to_str().ok())
+            && let Some(pressure) = report::Pressure::of_header(load)
+        {
+            instance.press(pressure);
+        }
         if status.is_success()
             && self.method == Method::Initialize
             && let Some(session) = response.headers().get(header::MCP_SESSION_ID)
