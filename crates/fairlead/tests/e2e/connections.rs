@@ -6,7 +6,7 @@ use fairlead_testkit::{FaultProxy, Script, ScriptedServer, ToolScript};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, eventually, get, rows};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, eventually, get, rows};
 
 /// One worker, so that there is one pool for calls.
 async fn gateway(url: &str, connections: &str) -> Gateway {
@@ -50,8 +50,13 @@ async fn calls_in_a_row_come_on_one_connection_however_they_are_answered() {
 async fn connections_are_opened_ahead_of_calls() {
     let server = ScriptedServer::start(Script::modern()).await;
     let gateway = gateway(&server.url(), "min_idle: 4").await;
+    // Four for each worker, and nobody else says how many of those there are.
     eventually(PATIENCE, "four connections", || server.connections() >= 4).await;
-    let known = server.connections_accepted();
+    let mut known = 0;
+    while known != server.connections_accepted() {
+        known = server.connections_accepted();
+        tokio::time::sleep(SECOND).await;
+    }
     let client = gateway.modern("/mcp");
     let calls = (0..4).map(|_| client.call("a__tool_0", json!({})));
     for outcome in futures_util::future::join_all(calls).await {
