@@ -88,11 +88,12 @@ pub(crate) fn build(
     for (name, toolset) in file.toolsets {
         toolsets.insert(name.clone(), builder.toolset(name, toolset));
     }
+    let routes = builder.routes(file.routes, |name| servers.contains_key(name));
     Config {
         listen,
         admin,
         data_dir,
-        names: Names { max: file.names.max },
+        names: Names { max: file.names.max, any_server: file.names.any_server },
         catalog: Catalog {
             first_wait: file.catalog.first_wait.0,
             page_size: file.catalog.page_size,
@@ -138,6 +139,7 @@ pub(crate) fn build(
         servers,
         rules,
         toolsets,
+        routes,
         sources,
         warnings: Vec::<Problem>::new(),
     }

@@ -66,6 +66,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("workers", old.workers != new.workers),
         ("drain", old.drain != new.drain),
         ("rules", old.rules != new.rules),
+        ("routes", old.routes != new.routes),
         ("toolsets", !old.toolsets.iter().eq(new.toolsets.iter())),
         ("servers", kept(old, new) != kept(new, old)),
     ] {

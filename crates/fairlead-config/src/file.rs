@@ -11,6 +11,7 @@ use crate::{
     overload::{BulkheadFile, OverloadFile},
     resilience::{BreakerFile, FallbackFile, OrOff, RetryFile},
     reuse::{CacheFile, ServerCacheFile},
+    routes::RouteFile,
     rules::ToolsFile,
     tool_shape::ResultsFile,
     toolset::ToolsetFile,
@@ -80,6 +81,9 @@ pub struct ConfigFile {
     pub mcp_servers: IndexMap<String, ServerFile>,
     /// Named selections of the catalog, served under `/mcp/{toolset}`.
     pub toolsets: IndexMap<String, ToolsetFile>,
+    /// Calls that go to other servers than their name says. The first rule that matches decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteFile>,
 }
 
 impl Default for ConfigFile {
@@ -107,6 +111,7 @@ impl Default for ConfigFile {
             servers: IndexMap::new(),
             mcp_servers: IndexMap::new(),
             toolsets: IndexMap::new(),
+            routes: Vec::new(),
         }
     }
 }
@@ -234,11 +239,13 @@ pub struct NamesFile {
     /// Longest exposed name in characters. Clients put their own prefix before it and models allow 64.
     #[schemars(range(min = 16, max = 128))]
     pub max: usize,
+    /// Whether a tool may be called by its own name without a server. The first server that has it and is not down is meant.
+    pub any_server: bool,
 }
 
 impl Default for NamesFile {
     fn default() -> Self {
-        Self { max: 48 }
+        Self { max: 48, any_server: false }
     }
 }
 

@@ -2,7 +2,7 @@
 //! process, references resolved. What people write is [`crate::file`].
 
 use crate::{
-    Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Secret, ServerRules, Toolset,
+    Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Route, Secret, ServerRules, Toolset,
     instances::Instances,
 };
 use fairlead_core::ServerName;
@@ -52,6 +52,8 @@ pub struct Config {
     pub rules: IndexMap<ServerName, Arc<ServerRules>>,
     /// Named selections of the catalog, served under `/mcp/{toolset}`.
     pub toolsets: IndexMap<String, Toolset>,
+    /// Calls that go to other servers than their name says.
+    pub routes: Vec<Route>,
     /// Files the configuration came from, in layer order. Referenced files are not listed.
     pub sources: Vec<PathBuf>,
     /// What is accepted but ignored or altered.
@@ -97,6 +99,8 @@ pub struct Admin {
 pub struct Names {
     /// Longest exposed name in characters, 16 to 128.
     pub max: usize,
+    /// Whether a tool may be called without its server.
+    pub any_server: bool,
 }
 
 /// Bounds and times of the catalog.

@@ -459,3 +459,20 @@ fn toolsets_have_modes() {
     assert_eq!(modes, [found(2000, 5), found(500, 3), fits(8000), fits(1000), Mode::Full]);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 }
+
+#[test]
+fn routes_name_servers_that_there_are() {
+    let servers = "servers:\n  a: { command: cat }\n  b: { command: cat }\n";
+    let config = yaml(&format!(
+        "{servers}routes:\n  - {{ tool: ['a__*'], arguments: {{ x.y: 'eu-*' }}, to: [{{ server: b, weight: 3 }}, {{ server: a, priority: 1 }}], split: caller, mirror: {{ server: a }} }}\n"
+    ));
+    let route = &config.routes[0];
+    assert_eq!((route.to.len(), route.to[0].weight, route.to[1].priority, route.by_caller), (2, 3, 1, true));
+    assert_eq!(route.arguments[0].0, ["x", "y"]);
+    let mirror = route.mirror.as_ref().unwrap();
+    assert_eq!((mirror.percent, mirror.any_tool, mirror.max), (100, false, 16));
+    for bad in ["{ to: [{ server: c }] }", "{ tool: ['*'] }", "{ mirror: { server: 'A b' } }"] {
+        let text = format!("{servers}routes:\n  - {bad}\n");
+        assert!(parse_str("f.yaml", &text, Path::new("/"), &env).is_err(), "{bad}");
+    }
+}

@@ -114,6 +114,16 @@ impl Gateway {
         }
         explain_server(upstream, &mut steps);
         guard::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
+        for rule in &snapshot.config.routes {
+            if route.is_some() && rule.tool.iter().any(|glob| glob.matches(name)) {
+                let to = rule
+                    .to
+                    .iter()
+                    .map(|to| format!("`{}` (weight {}, priority {})", to.server, to.weight, to.priority));
+                let to: Vec<_> = to.collect();
+                steps.push(step("route", None, format!("a route may send it to {}", to.join(", "))));
+            }
+        }
         if route.is_none() {
             explain_hidden(endpoint, &merged, upstream, name, &mut steps);
         }

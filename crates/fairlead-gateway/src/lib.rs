@@ -54,6 +54,7 @@ mod response_filter;
 mod results;
 mod reuse;
 mod roots;
+mod routing;
 mod rules;
 mod seal;
 mod search;

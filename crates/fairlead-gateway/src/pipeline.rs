@@ -12,7 +12,7 @@ use crate::{
     gateway::Gateway,
     hello, inspect, limits, list_page, listen, listening, overload, park, relay, replay, resolve,
     response::{json, refuse, refuse_call},
-    results, reuse, search,
+    results, reuse, routing, search,
     seen::{Once, Seen},
     session::{Session, SessionError},
     session_state, skills,
@@ -482,6 +482,9 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
             if park::is_retry(&call, &mut target) {
                 // A modern client comes back with answers to what a legacy server asked.
                 return Box::pin(park::retry(call, target)).await;
+            }
+            if call.endpoint.routing.is_some() {
+                routing::mirror::send(&call, &target);
             }
             match reuse::find(&call, &target) {
                 None => answer::respond(call, target).await,

@@ -3,6 +3,7 @@
 use crate::{
     call::Call,
     merged::Route,
+    routing::{self, Asked, Routing},
     shaping::{self, Treatment},
     snapshot::Upstream,
     tasks,
@@ -135,7 +136,13 @@ pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
             let name = name_of(call)?;
             match merged.tool(&name) {
                 Some(route) => Ok(named(call, route, &name, Field::Name)),
-                None => unlisted(call, &name).ok_or_else(|| unknown("tool", &name)),
+                None => match routing::meant(call, &merged, &name) {
+                    Some(exposed) => {
+                        let route = merged.tool(&exposed).ok_or_else(|| unknown("tool", &name))?;
+                        Ok(named(call, route, &exposed, Field::Name))
+                    }
+                    None => unlisted(call, &name).ok_or_else(|| unknown("tool", &name)),
+                },
             }
         }
         Method::PromptsGet => {
@@ -254,7 +261,8 @@ fn treatment(call: &Call, standing: &shaping::Standing, name: &str) -> Option<Ar
 }
 
 fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
-    let upstream = &call.endpoint.servers[route.server];
+    let server = call.endpoint.routing.as_ref().map_or(route.server, |routing| routed(routing, call, route, exposed));
+    let upstream = &call.endpoint.servers[server];
     let original = match field {
         // A template's own text, not the URI it was found by.
         Field::RefUri if upstream.handle.config().resources == ResourceUris::Prefix => {
@@ -268,10 +276,31 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
     {
         target.edits.replace(span, message::quote(&original));
     }
-    target.item.clone_from(&route.entry);
     target.treatment.clone_from(&route.treatment);
+    if server == route.server {
+        target.item.clone_from(&route.entry);
+    }
     target.name = Some(original);
     target.ruled(call)
+}
+
+/// The server that the configured routes say.
+fn routed(routing: &Routing, call: &Call, route: &Route, exposed: &str) -> usize {
+    let kind = match call.frame.method_class() {
+        Method::ToolsCall => ListingKind::Tools,
+        Method::PromptsGet => ListingKind::Prompts,
+        Method::ResourcesRead => ListingKind::Resources,
+        // What is watched, and what tasks there are, is known to the server it was asked of.
+        _ => return route.server,
+    };
+    routing.server(call, Asked { kind, exposed, original: &route.original }, route.server)
+}
+
+/// The target of a copy of a call.
+pub(crate) fn copied(upstream: &Upstream, target: &Target, call: &Call) -> Target {
+    let mut copied = Target::new(upstream, target.name.clone());
+    copied.edits = target.edits.clone();
+    copied.ruled(call)
 }
 
 /// A tool that is in no list yet because its server was never seen, or never by a client with these

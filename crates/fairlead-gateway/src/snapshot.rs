@@ -72,6 +72,8 @@ pub(crate) struct Endpoint {
     shown: Vec<AtomicBool>,
     /// Whose skill is whose.
     pub(crate) skills: crate::skills::Roots,
+    /// Where calls go that do not go where their name says.
+    pub(crate) routing: Option<Box<crate::routing::Routing>>,
     /// Where tools are searched for instead of listed.
     pub(crate) finder: Option<Box<crate::search::Finder>>,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
@@ -92,6 +94,7 @@ impl Endpoint {
             path: path.into(),
             finder: crate::search::Finder::new(&view),
             shaping: Shaping::new(&view, &servers),
+            routing: if matches!(view, View::Single) { None } else { crate::routing::Routing::new(&config, &servers) },
             view,
             shown: servers.iter().map(|_| AtomicBool::new(false)).collect(),
             servers,

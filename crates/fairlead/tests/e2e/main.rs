@@ -26,6 +26,7 @@ mod reload;
 mod resilience;
 mod resume;
 mod reuse;
+mod routing;
 mod search;
 mod sessions;
 mod shaping;
