@@ -335,7 +335,7 @@ impl Builder<'_> {
             max_calls: written.max_calls,
             memory: written.memory.as_ref().map(|memory| memory.0),
             retry_after: written.retry_after.as_ref().map_or(nothing.retry_after, |after| after.0),
-            raise_to: written.raise_to.unwrap_or(nothing.raise_to),
+            raise_to: written.raise_to,
             tenant: tenant
                 .and_then(|name| self.bulkhead(&["overload", "tenant"], name, "tenant:default", &file.bulkheads)),
             priorities,

@@ -92,7 +92,7 @@ pub struct OverloadFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<DurationText>,
     /// The highest priority a client can raise its calls to, with the header `x-fairlead-priority` or the member
-    /// `fairlead/priority` of `_meta`. It can always lower them. Default: normal.
+    /// `fairlead/priority` of `_meta`. It can always lower them. Without it, it can raise none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raise_to: Option<Priority>,
     /// The bulkhead of each tenant.
@@ -130,7 +130,7 @@ pub struct Overload {
     /// What a client that is sent away is told.
     pub retry_after: Duration,
     /// What a client can raise its calls to.
-    pub raise_to: Priority,
+    pub raise_to: Option<Priority>,
     /// The bulkhead of each tenant.
     pub tenant: Option<Bulkhead>,
     /// The bulkheads of priorities.
@@ -143,7 +143,7 @@ impl Default for Overload {
             max_calls: None,
             memory: None,
             retry_after: Duration::from_secs(1),
-            raise_to: Priority::Normal,
+            raise_to: None,
             tenant: None,
             priorities: Vec::new(),
         }

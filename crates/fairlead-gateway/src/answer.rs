@@ -127,7 +127,9 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
         }
         Begun::Failed(error) => {
             // Boxed: only what failed comes here.
-            if let Some((instead, begun)) = Box::pin(fallback::instead(&call, &target, &error)).await {
+            if let Some((mut instead, begun)) = Box::pin(fallback::instead(&call, &target, &error)).await {
+                let mut call = call;
+                call.treatment = instead.treatment.take().or(call.treatment.take());
                 return Box::pin(go_on(call, instead, begun, said)).await;
             }
             record::failure(&call, &target, &error);
@@ -138,6 +140,7 @@ pub(crate) async fn go_on(call: Box<Call>, target: Target, begun: Begun, mut sai
             refuse_call(call.era, Some(call.id()), &error.to_refusal(target.upstream.handle.name().as_str()))
         }
         Begun::Refused(refusal) => {
+            reuse::refused(&call);
             record::call(&call, &target, CallStatus::Refused(refusal.code));
             refuse(Some(call.id()), &refusal)
         }
@@ -322,7 +325,10 @@ impl Telling {
                     Some(next) => next,
                     None => return self.fail(&error).await,
                 },
-                Begun::Refused(refusal) => return self.refuse(&refusal).await,
+                Begun::Refused(refusal) => {
+                    reuse::refused(&self.call);
+                    return self.refuse(&refusal).await;
+                }
                 Begun::NeedsRoots if may_need_roots => {
                     may_need_roots = false;
                     roots::ask(&self.call, &self.voice).await;
@@ -488,7 +494,8 @@ impl Telling {
         {
             return Some(again);
         }
-        let (instead, begun) = fallback::instead(&self.call, &self.target, error).await?;
+        let (mut instead, begun) = fallback::instead(&self.call, &self.target, error).await?;
+        self.call.treatment = instead.treatment.take().or(self.call.treatment.take());
         self.target = instead;
         Some(begun)
     }

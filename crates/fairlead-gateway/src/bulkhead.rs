@@ -279,6 +279,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether it is one of `bulkhead`.
+    pub(crate) fn is_in(&self, bulkhead: &Arc<Bulkhead>) -> bool {
+        Arc::ptr_eq(&self.bulkhead, bulkhead)
+    }
+
+    /// Whether it is known how the call ended there.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) != NOTHING
+    }
+
     /// Notes how the call ended.
     pub(crate) fn note(&self, signal: Signal) {
         let value = match signal {

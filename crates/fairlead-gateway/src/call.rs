@@ -68,6 +68,8 @@ pub(crate) struct Call {
     pub(crate) entered: Option<Box<Entered>>,
     /// Its place in the pool of its server.
     pub(crate) place: OnceLock<Place>,
+    /// The one in that of the server that answers instead.
+    pub(crate) second_place: OnceLock<Place>,
     /// Until when the client itself waits, where it says so.
     pub(crate) until: Option<Instant>,
     /// How often it was made again, and whether another answer stands in for its server's.
@@ -100,6 +102,7 @@ impl Call {
             asked: self.asked,
             entered: None,
             place: OnceLock::new(),
+            second_place: OnceLock::new(),
             until: None,
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),

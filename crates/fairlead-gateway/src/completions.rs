@@ -5,6 +5,7 @@
 //! The notice names nothing but the server's id of the elicitation. Where two clients were shown the same id it is
 //! nobody's, and so is one that nobody was shown.
 
+use crate::park::URL_REQUIRED;
 use fairlead_wire::{Field, Frame, Kind, Method, list};
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,8 +21,6 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 const MAX_ID: usize = 1024;
 /// Elicitations that one error may want opened.
 const MAX_OF_ERROR: usize = 16;
-/// "URL elicitation required" of 2025-11-25.
-const URL_REQUIRED: i64 = -32042;
 
 /// A server's name and its id of an elicitation.
 type Id = (Box<str>, Box<str>);

@@ -198,7 +198,8 @@ pub(crate) async fn again(call: &Call, target: &Target, error: &UpstreamError) -
     tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
     tokio::time::sleep(wait).await;
     let quiet_until = Instant::now() + call.endpoint.config.listen.keep_alive;
-    Some(begin(call, target, quiet_until).await)
+    // It has its place, and counts once.
+    Some(begin_with(call, target, call.frame.clone(), quiet_until).await)
 }
 
 /// Leave to make a call of a server that has a guard.

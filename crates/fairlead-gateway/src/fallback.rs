@@ -4,7 +4,15 @@
 //! done elsewhere too, while it is unknown whether the first call took effect. Every such answer says in
 //! `_meta["fairlead/fallback"]` what it is.
 
-use crate::{call::Call, dispatch, dispatch::Begun, record, resolve::Target, snapshot::Upstream};
+use crate::{
+    call::Call,
+    dispatch,
+    dispatch::Begun,
+    inspect, record,
+    resolve::Target,
+    shaping::{self, Treatment},
+    snapshot::Upstream,
+};
 use fairlead_config::Fallback;
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::Final;
@@ -22,7 +30,6 @@ pub(crate) async fn instead(call: &Call, target: &Target, error: &UpstreamError)
     if !may_stand_in(call, target, error) || call.fell_back.swap(true, Ordering::Relaxed) {
         return None;
     }
-    record::failure(call, target, error);
     let mark = mark_of(target, error);
     for step in steps.iter() {
         match step {
@@ -34,13 +41,18 @@ pub(crate) async fn instead(call: &Call, target: &Target, error: &UpstreamError)
                     Begun::Failed(error) => record::failure(call, &other, &error),
                     Begun::NeedsRoots | Begun::Refused(_) => {}
                     Begun::Answered { answer, link } => {
+                        record::failure(call, target, error);
                         return Some((other, Begun::Answered { answer: marked(answer, &mark), link }));
                     }
-                    begun => return Some((other, begun)),
+                    begun => {
+                        record::failure(call, target, error);
+                        return Some((other, begun));
+                    }
                 }
             }
             Fallback::Static { text, structured } => {
                 let answer = of_text(call, text.as_deref(), structured.as_deref(), &mark)?;
+                record::failure(call, target, error);
                 return Some((target.clone(), Begun::Answered { answer, link: call.era }));
             }
         }
@@ -61,7 +73,22 @@ fn at(call: &Call, server: &ServerName, name: &str) -> Option<Target> {
     let snapshot = call.gateway.snapshot();
     let is_it = |upstream: &&Upstream| upstream.handle.name() == server;
     let upstream = snapshot.servers.iter().find(is_it)?;
-    upstream.handle.config().tools.permits(name).then(|| Target::at(upstream, name, call)).flatten()
+    if !upstream.handle.config().tools.permits(name) {
+        return None;
+    }
+    let mut other = Target::at(upstream, name, call)?;
+    for field in [Field::RequestState, Field::InputResponses] {
+        // What was asked was asked by the first.
+        other.edits.remove_member(&call.frame, field);
+    }
+    // What the operator says of the other's tool holds there as it does for its own calls.
+    let mut catalog = None;
+    let there = shaping::at_server(snapshot.all(), upstream, name, other.item(&mut catalog, call))?;
+    if let Some(treatment) = Treatment::elsewhere(there, call.treatment.as_ref()) {
+        inspect::check(call, &mut other, &treatment).ok()?;
+        other.treatment = Some(treatment);
+    }
+    Some(other)
 }
 
 /// What says of an answer that it stands in for another.

@@ -358,6 +358,9 @@ pub(crate) fn repeats(call: &Call) -> Result<(), Refusal> {
         Some(session) if !session.is_fleeting() => (session.user, &[][..]),
         _ => (address_bits(call.caller.address()), raw(Field::MetaClientInfo)),
     };
+    // A tool of one name on another endpoint is another tool.
+    let endpoint = u64::try_from(Arc::as_ptr(&call.endpoint).addr()).unwrap_or_default();
+    let user = user ^ endpoint.rotate_left(32);
     let hash = state.repeats.hash(user, client, raw(Field::Name), raw(Field::Arguments));
     let since = call.started.saturating_duration_since(state.began);
     state.repeats.count(hash, rate.count, rate.per, since).map_err(|retry_after| {

@@ -196,10 +196,10 @@ pub(crate) fn asked(endpoint: &Endpoint, frame: &Frame, headers: &HeaderMap) -> 
 }
 
 /// How important the call is: what its tool's rule says, lowered as far as its client likes, raised as far as it may.
-fn priority(call: &Call, target: &Target, raise_to: Priority) -> Priority {
+fn priority(call: &Call, target: &Target, raise_to: Option<Priority>) -> Priority {
     let ruled = target.rule.as_deref().and_then(|rule| rule.priority).unwrap_or_default();
     match call.asked {
-        Some(asked) => asked.min(ruled.max(raise_to)),
+        Some(asked) => asked.min(raise_to.map_or(ruled, |most| ruled.max(most))),
         None => ruled,
     }
 }
@@ -228,16 +228,20 @@ pub(crate) async fn enter(call: &mut Call, target: &Target) -> Result<(), Refusa
 /// A place in the server's pool, for as long as the call lasts.
 pub(crate) async fn enter_server(call: &Call, target: &Target) -> Result<(), Refusal> {
     let Some(pool) = &target.upstream.bulkhead else { return Ok(()) };
-    if call.frame.method_class() == Method::Listen || call.place.get().is_some() {
+    // A call that another server answers instead has a place at each.
+    let places = call.place.get().into_iter().chain(call.second_place.get());
+    if call.frame.method_class() == Method::Listen || places.into_iter().any(|place| place.is_in(pool)) {
         return Ok(());
     }
     let priority = match &call.entered {
         Some(entered) => entered.priority,
-        None => priority(call, target, Priority::Normal),
+        None => priority(call, target, None),
     };
     let place = take(pool, priority, call).await?;
-    // Nobody else sets it: a call goes one way at a time.
-    let _ = call.place.set(place);
+    // Nobody else sets them: a call goes one way at a time, and to one other server at most.
+    if let Err(place) = call.place.set(place) {
+        let _ = call.second_place.set(place);
+    }
     Ok(())
 }
 
@@ -279,7 +283,13 @@ pub(crate) fn note(call: &Call, status: CallStatus) {
         CallStatus::Refused(_) | CallStatus::Cancelled => Signal::Nothing,
     };
     let places = call.entered.iter().flat_map(|entered| entered.places.iter().flatten());
-    places.chain(call.place.get()).for_each(|place| place.note(signal));
+    let own = match (call.place.get(), call.second_place.get()) {
+        // A call that went on elsewhere fails here first.
+        (Some(first), Some(second)) if first.is_noted() || signal != Signal::Overloaded => Some(second),
+        (Some(_), None) if call.fell_back.load(Ordering::Relaxed) && signal != Signal::Overloaded => None,
+        (first, _) => first,
+    };
+    places.chain(own).for_each(|place| place.note(signal));
 }
 
 /// A pool, for people.

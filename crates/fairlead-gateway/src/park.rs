@@ -51,7 +51,7 @@ const MAX_URLS: usize = 16;
 /// The name of the question for roots before the call.
 const ROOTS_KEY: &str = "roots-1";
 /// "URL elicitation required" of 2025-11-25.
-const URL_REQUIRED: i64 = -32042;
+pub(crate) const URL_REQUIRED: i64 = -32042;
 const INTERNAL_ERROR: i64 = -32603;
 /// "Missing required client capability" of 2026-07-28.
 const MISSING_CAPABILITY: i64 = -32021;

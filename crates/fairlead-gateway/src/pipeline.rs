@@ -343,6 +343,7 @@ impl Entry<'_> {
             asked: overload::asked(self.endpoint, &frame, self.headers),
             entered: None,
             place: OnceLock::new(),
+            second_place: OnceLock::new(),
             started,
             until: deadline::of(self.seen, &frame, started),
             retries: AtomicU32::new(0),

@@ -4,6 +4,7 @@ use crate::{call::Call, overload, resolve::Target, reuse};
 use fairlead_core::UpstreamError;
 use fairlead_observe::{CallRecord, CallStatus};
 use fairlead_wire::{Field, Frame, Kind, Method};
+use std::sync::atomic::Ordering;
 
 /// The status of an answer.
 pub(crate) fn status_of(frame: &Frame) -> CallStatus {
@@ -19,7 +20,12 @@ pub(crate) fn call(call: &Call, target: &Target, status: CallStatus) {
     reuse::ended(call, target);
     let method = call.frame.method_class();
     let tool = if method == Method::ToolsCall { target.name.as_deref() } else { None };
-    if let Some(limits) = &target.upstream.limits {
+    // What was answered without the server says nothing of it.
+    let is_of_server = matches!(status, CallStatus::UpstreamFailed(_))
+        || !(reuse::is_given(call) || call.fell_back.load(Ordering::Relaxed));
+    if let Some(limits) = &target.upstream.limits
+        && is_of_server
+    {
         limits.note(status);
     }
     overload::note(call, status);

@@ -276,9 +276,14 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
     {
         target.edits.replace(span, message::quote(&original));
     }
-    target.treatment.clone_from(&route.treatment);
     if server == route.server {
+        target.treatment.clone_from(&route.treatment);
         target.item.clone_from(&route.entry);
+    } else if field == Field::Name && call.frame.method_class() == Method::ToolsCall {
+        let catalog = upstream.handle.peek().nearest_catalog(call.era, call.capabilities).cloned();
+        let entry = catalog.as_ref().and_then(|catalog| catalog.listing(ListingKind::Tools).get(&original));
+        let there = shaping::at_server(&call.endpoint, upstream, &original, entry).flatten();
+        target.treatment = Treatment::elsewhere(there, route.treatment.as_ref());
     }
     target.name = Some(original);
     target.ruled(call)
@@ -320,7 +325,8 @@ fn unlisted(call: &Call, exposed: &str) -> Option<Target> {
         return None;
     }
     let standing = shaping::standing(&call.endpoint, upstream, ListingKind::Tools, original);
-    if standing.is_hidden() || standing.is_renamed() {
+    // Where a rule renames something, only the list says whose name this is.
+    if standing.is_hidden() || standing.is_renamed() || upstream.rules.shapes().any(|shape| shape.rename.is_some()) {
         return None;
     }
     let mut target = Target::new(upstream, Some(original.into()));

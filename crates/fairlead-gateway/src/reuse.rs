@@ -235,7 +235,7 @@ pub(crate) async fn wait_on(call: &Call, target: &Target, voice: &Voice, waiting
 }
 
 fn deadline(call: &Call, target: &Target) -> Instant {
-    call.started + target.timeouts().1
+    call.deadline(target.timeouts().1)
 }
 
 fn too_late() -> UpstreamError {
@@ -284,7 +284,10 @@ pub(crate) fn settle(call: &Call, answer: &Final, link: Era) {
         }
         return;
     }
-    keep(call, &part.plan, answer, link, part.plan.since);
+    // What stood in for the server's answer is nothing to keep.
+    if !call.fell_back.load(Ordering::Relaxed) {
+        keep(call, &part.plan, answer, link, part.plan.since);
+    }
     // Last: who comes now finds it.
     if let Some(lead) = lead {
         lead.settle(Shared::answer(answer, link));
@@ -305,7 +308,10 @@ fn keep(call: &Call, plan: &Plan, answer: &Final, link: Era, since: u64) {
 pub(crate) fn failed(call: &Call, target: &Target, error: &UpstreamError) -> Option<(Final, Era)> {
     let part = call.reuse.as_ref()?;
     if let Some(lead) = part.take_lead() {
-        lead.settle(Shared::failure(error));
+        // A caller that was in a hurry has failed alone: dropped, the lead goes to whoever waits.
+        if error.kind != UpstreamErrorKind::NoTime && call.until.is_none_or(|until| Instant::now() < until) {
+            lead.settle(Shared::failure(error));
+        }
     }
     stale(call, target)
 }
@@ -322,6 +328,18 @@ pub(crate) fn stale(call: &Call, target: &Target) -> Option<(Final, Era)> {
     count(target, ReuseOutcome::StaleOnError);
     part.became(State::Stale(kept.age()));
     Some(kept.answer())
+}
+
+/// Whether the call is answered with what is kept, or with what another brought.
+pub(crate) fn is_given(call: &Call) -> bool {
+    call.reuse.as_ref().is_some_and(|part| part.state() != State::Miss)
+}
+
+/// The gateway does not make the call: whoever waits finds out for himself.
+pub(crate) fn refused(call: &Call) {
+    if let Some(lead) = call.reuse.as_ref().and_then(|part| part.take_lead()) {
+        lead.part();
+    }
 }
 
 /// The server says something before it answers.

@@ -11,7 +11,7 @@
 
 pub(crate) mod mirror;
 
-use crate::{call::Call, merged::Merged, snapshot::Upstream};
+use crate::{call::Call, merged::Merged, shaping, snapshot::Upstream};
 use fairlead_config::{Config, Destination, Mirror, Route as Rule};
 use fairlead_upstream::{ListingKind, State};
 use fairlead_wire::{Field, list, name};
@@ -108,7 +108,10 @@ fn argument(arguments: Option<&str>, path: &[String]) -> Option<String> {
 
 fn is_eligible(server: &Upstream, call: &Call, asked: Asked<'_>) -> bool {
     let config = server.handle.config();
-    if asked.kind == ListingKind::Tools && !config.tools.permits(asked.original) {
+    if asked.kind == ListingKind::Tools
+        && (!config.tools.permits(asked.original)
+            || shaping::standing(&call.endpoint, server, asked.kind, asked.original).is_hidden())
+    {
         return false;
     }
     let view = server.handle.peek();

@@ -39,6 +39,35 @@ pub(crate) struct Treatment {
     pub(crate) response: Option<Arc<ResponseFilter>>,
 }
 
+impl Treatment {
+    /// What is done with a call that another server answers than the one it was made to: what is said of its tool, and
+    /// what of that of the first server is not said there.
+    pub(crate) fn elsewhere(there: Option<Arc<Self>>, here: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let (Some(there), Some(here)) = (&there, here) else { return there.or_else(|| here.cloned()) };
+        let is_new = |(name, _): &&(Box<str>, Box<str>)| !there.pins.iter().any(|(known, _)| known == name);
+        Some(Arc::new(Self {
+            pins: there.pins.iter().chain(here.pins.iter().filter(is_new)).cloned().collect(),
+            schema: there.schema.clone().or_else(|| here.schema.clone()),
+            response: there.response.clone().or_else(|| here.response.clone()),
+        }))
+    }
+}
+
+/// What is done with calls of a tool by its server's own rules, as `endpoint` has them; `None` when they hide it.
+pub(crate) fn at_server(
+    endpoint: &Endpoint,
+    upstream: &Upstream,
+    name: &str,
+    entry: Option<&Entry>,
+) -> Option<Option<Arc<Treatment>>> {
+    let standing = standing(endpoint, upstream, ListingKind::Tools, name);
+    if standing.is_hidden() {
+        return None;
+    }
+    let shaping = endpoint.shaping.as_deref();
+    Some(shaping.and_then(|shaping| shaping.treatment(standing.shape.as_ref()?, name, entry)))
+}
+
 /// How an item stands on an endpoint.
 #[derive(Debug)]
 pub(crate) struct Standing {

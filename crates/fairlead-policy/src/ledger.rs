@@ -1,17 +1,18 @@
 //! Counting in this process.
 //!
 //! What was counted is kept per limit and key, in shards that are locked for the length of one addition. The number of
-//! keys is bounded: a new one takes the place of the one among a few that is nearest to having forgotten
-//! everything anyway. (A key that is evicted early begins anew, so somebody who can invent keys can have others'
-//! evicted; what must hold against that is a limit without invented keys: `server`, `tenant`, `global`.) Nothing
-//! survives the process: a restart begins anew, quotas too.
+//! callers' and tools' keys is bounded: a new one takes the place of the one among a few that is nearest to having
+//! forgotten everything anyway. (A key that is evicted early begins anew, so somebody who can invent keys can have
+//! others' evicted; what holds against that are limits without invented keys: `server`, `tenant` and `global`. They
+//! are kept apart and never evicted: there are only as many as are configured.) Nothing survives the process: a
+//! restart begins anew, quotas too.
 
 use crate::{
     bucket, calendar,
-    limiter::{Ask, Denied, Limiter, Measure, Moment, Verdict},
+    limiter::{Ask, Denied, Level, Limiter, Measure, Moment, Verdict},
     window::Window,
 };
-use fairlead_config::Shape;
+use fairlead_config::{Period, Shape};
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use std::{
@@ -35,9 +36,14 @@ pub struct Ledger {
     hasher: RandomState,
 }
 
+type Counts = IndexMap<(Arc<str>, Box<str>), Count, RandomState>;
+
 #[derive(Default)]
 struct Shard {
-    counts: IndexMap<(Arc<str>, Box<str>), Count, RandomState>,
+    /// Counts under keys that the configuration bounds; never evicted.
+    kept: Counts,
+    /// Counts under keys that somebody may have invented.
+    counts: Counts,
     cursor: usize,
 }
 
@@ -45,11 +51,11 @@ struct Shard {
 enum Count {
     Bucket(u64),
     Window(Box<Window>),
-    Quota { period: u64, used: u64 },
+    Quota { per: Period, period: u64, used: u64 },
 }
 
 impl Ledger {
-    /// Nothing counted yet, and at most `max_keys` to be.
+    /// Nothing counted yet, and at most `max_keys` callers and tools to be.
     #[must_use]
     pub fn new(max_keys: usize) -> Self {
         Self {
@@ -78,15 +84,25 @@ impl Ledger {
     fn give_back_one(&self, ask: &Ask<'_>) {
         let mut shard = self.shard(ask);
         let key = Key(&ask.limit.name, ask.key);
-        let Some(count) = shard.counts.get_mut(&key) else { return };
+        let Some(count) = shard.counts_of(ask.limit.level).get_mut(&key) else { return };
         match (count, &ask.limit.measure) {
             (Count::Bucket(full_at), Measure::Rate(rate)) => {
                 bucket::give_back(full_at, rate, ask.cost, ask.permille);
             }
             (Count::Window(window), Measure::Rate(_)) => window.give_back(ask.cost),
-            (Count::Quota { used, .. }, Measure::Quota(_)) => *used = used.saturating_sub(u64::from(ask.cost)),
+            (Count::Quota { per, used, .. }, Measure::Quota(quota)) if *per == quota.per => {
+                *used = used.saturating_sub(u64::from(ask.cost));
+            }
             _ => {}
         }
+    }
+}
+
+/// Whether the keys of a level are known from the configuration, so that no caller can make more of them.
+fn is_configured(level: Level) -> bool {
+    match level {
+        Level::Global | Level::Tenant | Level::Server => true,
+        Level::Caller | Level::Tool => false,
     }
 }
 
@@ -106,18 +122,23 @@ impl indexmap::Equivalent<(Arc<str>, Box<str>)> for Key<'_> {
 }
 
 impl Shard {
+    fn counts_of(&mut self, level: Level) -> &mut Counts {
+        if is_configured(level) { &mut self.kept } else { &mut self.counts }
+    }
+
     fn count(&mut self, ask: &Ask<'_>, at: Moment, max: usize) -> &mut Count {
-        let key = Key(&ask.limit.name, ask.key);
-        let index = match self.counts.get_index_of(&key) {
+        let level = ask.limit.level;
+        let index = match self.counts_of(level).get_index_of(&Key(&ask.limit.name, ask.key)) {
             Some(index) => index,
             None => {
-                while self.counts.len() >= max {
+                while !is_configured(level) && self.counts.len() >= max {
                     self.evict(at);
                 }
-                self.counts.insert_full((Arc::clone(&ask.limit.name), ask.key.into()), Count::new(&ask.limit.measure)).0
+                let key = (Arc::clone(&ask.limit.name), ask.key.into());
+                self.counts_of(level).insert_full(key, Count::new(&ask.limit.measure)).0
             }
         };
-        let count = &mut self.counts[index];
+        let count = &mut self.counts_of(level)[index];
         if !count.fits(&ask.limit.measure) {
             *count = Count::new(&ask.limit.measure);
         }
@@ -141,12 +162,17 @@ impl Count {
         match measure {
             Measure::Rate(rate) if rate.shape == Shape::Window => Self::Window(Box::default()),
             Measure::Rate(_) => Self::Bucket(0),
-            Measure::Quota(_) => Self::Quota { period: 0, used: 0 },
+            Measure::Quota(quota) => Self::Quota { per: quota.per, period: 0, used: 0 },
         }
     }
 
+    /// Whether this goes on under `measure`. The numbers of days and months cannot be compared, so a quota of another
+    /// period begins anew.
     fn fits(&self, measure: &Measure) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(&Self::new(measure))
+        match (self, measure) {
+            (Self::Quota { per, .. }, Measure::Quota(quota)) => *per == quota.per,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(&Self::new(measure)),
+        }
     }
 
     fn take(&mut self, ask: &Ask<'_>, at: Moment) -> Result<(), Duration> {
@@ -154,7 +180,7 @@ impl Count {
         match (self, &ask.limit.measure) {
             (Self::Bucket(full_at), Measure::Rate(rate)) => bucket::take(full_at, rate, ask.cost, ask.permille, now),
             (Self::Window(window), Measure::Rate(rate)) => window.take(rate, ask.cost, ask.permille, now),
-            (Self::Quota { period, used }, Measure::Quota(quota)) => {
+            (Self::Quota { period, used, .. }, Measure::Quota(quota)) => {
                 let (current, ends_ms) = calendar::period(quota.per, at.unix_ms);
                 // A wall clock that is set back does not give anything back.
                 if current > *period {
@@ -199,12 +225,17 @@ impl Limiter for Ledger {
     fn forget(&self, prefix: &str) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.kept.retain(|(limit, _), _| !limit.starts_with(prefix));
             shard.counts.retain(|(limit, _), _| !limit.starts_with(prefix));
         }
     }
 
     fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).counts.len()).sum()
+        let keys = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.kept.len() + shard.counts.len()
+        };
+        self.shards.iter().map(keys).sum()
     }
 }
 

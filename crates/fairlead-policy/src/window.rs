@@ -54,10 +54,12 @@ impl Window {
         Ok(())
     }
 
-    /// Puts back what was taken a moment ago.
+    /// Puts back what was taken a moment ago. A slot without calls goes: it would be remembered for nothing.
     pub(crate) fn give_back(&mut self, cost: u32) {
-        if let Some((_, count)) = self.slots.back_mut() {
-            *count = count.saturating_sub(cost);
+        let Some((_, count)) = self.slots.back_mut() else { return };
+        *count = count.saturating_sub(cost);
+        if *count == 0 {
+            self.slots.pop_back();
         }
     }
 
@@ -106,5 +108,15 @@ mod tests {
         assert!(window.take(&rate, 1, 1000, 61 * second).is_err());
         window.give_back(1);
         window.take(&rate, 1, 1000, 61 * second).unwrap();
+    }
+
+    #[test]
+    fn what_was_given_back_is_not_remembered() {
+        let rate = Rate { count: 2, per: Duration::from_secs(60), burst: 2, shape: Shape::Window };
+        let mut window = Window::default();
+        window.take(&rate, 1, 1000, 5).unwrap();
+        assert!(window.empty_at() > 0);
+        window.give_back(1);
+        assert_eq!(window.empty_at(), 0);
     }
 }

@@ -100,7 +100,8 @@ fn configured(call: &Call, target: &Target, failure: Failure) -> Option<Duration
     }
     let wait = retries.wait(made + 1, failure.retry_after);
     let (_, whole) = target.timeouts();
-    if Instant::now() + wait >= call.deadline(whole) || !guard.afford(Second::Retry) {
+    let is_too_late = Instant::now().checked_add(wait).is_none_or(|at| at >= call.deadline(whole));
+    if is_too_late || !guard.afford(Second::Retry) {
         return None;
     }
     call.retries.store(made + 1, Ordering::Relaxed);

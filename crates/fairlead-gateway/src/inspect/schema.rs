@@ -16,6 +16,13 @@ const MAX_PATTERN: usize = 1 << 20;
 /// Faults that are told at once.
 const MAX_FAULTS: usize = 5;
 
+/// Deepest arguments whose faults are collected. Whether they fit is remembered per place and soon known; why not is
+/// looked for anew in every alternative of every level, which doubles with each of them.
+const MAX_DEPTH: u32 = 6;
+
+/// Steps that collecting faults may take, about.
+const MAX_STEPS: u64 = 1_000_000;
+
 /// Longest text of a fault, in characters: it may list what is allowed.
 const MAX_MESSAGE: usize = 500;
 
@@ -23,7 +30,21 @@ const MAX_MESSAGE: usize = 500;
 pub(crate) struct InputSchema {
     tool: Box<str>,
     text: Box<str>,
-    compiled: OnceLock<Option<Validator>>,
+    compiled: OnceLock<Option<Compiled>>,
+}
+
+struct Compiled {
+    validator: Validator,
+    alternatives: Alternatives,
+}
+
+/// What multiplies the work of collecting faults.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Alternatives {
+    /// Alternatives that are written in the schema.
+    written: u64,
+    /// In how many ways references lead from one value to itself or to one inside it, at most.
+    ways: u64,
 }
 
 impl fmt::Debug for InputSchema {
@@ -37,9 +58,9 @@ impl InputSchema {
         Self { tool: tool.into(), text: text.into(), compiled: OnceLock::new() }
     }
 
-    fn validator(&self) -> Option<&Validator> {
+    fn compiled(&self) -> Option<&Compiled> {
         let compile = || match compile(&self.text) {
-            Ok(validator) => Some(validator),
+            Ok(compiled) => Some(compiled),
             Err(reason) => {
                 tracing::warn!(
                     tool = &*self.tool,
@@ -54,7 +75,7 @@ impl InputSchema {
 
     /// Checks arguments, which are JSON text. With a schema that cannot be used everything is fine.
     pub(super) fn check(&self, arguments: &str) -> Result<(), Vec<Fault>> {
-        let Some(validator) = self.validator() else { return Ok(()) };
+        let Some(Compiled { validator, alternatives }) = self.compiled() else { return Ok(()) };
         if let Some(name) = doubled(arguments) {
             let message = "is given more than once".to_owned();
             return Err(vec![Fault { path: super::pointer(&name), message }]);
@@ -64,6 +85,9 @@ impl InputSchema {
         };
         if validator.is_valid(&value) {
             return Ok(());
+        }
+        if let Some(message) = alternatives.too_much(&value) {
+            return Err(vec![Fault { path: String::new(), message: message.to_owned() }]);
         }
         let faults = validator.iter_errors(&value).take(MAX_FAULTS);
         Err(faults
@@ -76,6 +100,66 @@ impl InputSchema {
     }
 }
 
+impl Alternatives {
+    fn of(schema: &Value) -> Self {
+        let mut found = Self { written: 1, ways: 1 };
+        found.count(schema);
+        found
+    }
+
+    /// Counts what is in `schema`; says whether there is a reference.
+    fn count(&mut self, schema: &Value) -> bool {
+        match schema {
+            Value::Array(items) => items.iter().filter(|item| self.count(item)).count() > 0,
+            Value::Object(members) => members.iter().fold(false, |is_reference, (key, value)| {
+                let leads_on = match key.as_str() {
+                    "$ref" | "$dynamicRef" | "$recursiveRef" => true,
+                    "anyOf" | "oneOf" | "allOf" | "patternProperties" => self.count_alternatives(value),
+                    _ => self.count(value),
+                };
+                leads_on || is_reference
+            }),
+            _ => false,
+        }
+    }
+
+    fn count_alternatives(&mut self, list: &Value) -> bool {
+        let alternatives: Vec<&Value> = match list {
+            Value::Array(items) => items.iter().collect(),
+            Value::Object(members) => members.values().collect(),
+            _ => Vec::new(),
+        };
+        self.written += alternatives.len() as u64;
+        let leading_on = alternatives.into_iter().filter(|alternative| self.count(alternative)).count() as u64;
+        // An alternative without references ends where it is written: it is no further way.
+        self.ways = self.ways.saturating_mul(leading_on.max(1));
+        leading_on > 0
+    }
+
+    /// What is said of arguments whose faults would take too long to collect.
+    fn too_much(&self, arguments: &Value) -> Option<&'static str> {
+        let (values, depth) = extent(arguments);
+        if depth > MAX_DEPTH {
+            return Some("does not fit the schema; nested too deeply to say where");
+        }
+        let steps = values.saturating_mul(self.written).saturating_mul(self.ways.saturating_pow(depth));
+        (steps > MAX_STEPS).then_some("does not fit the schema; there are too many alternatives to say where")
+    }
+}
+
+/// How many values there are, and how deeply they are nested. (Parsing bounds the depth.)
+fn extent(value: &Value) -> (u64, u32) {
+    let add = |(values, depth): (u64, u32), inner: &Value| {
+        let (more, deep) = extent(inner);
+        (values + more, depth.max(deep + 1))
+    };
+    match value {
+        Value::Array(items) => items.iter().fold((1, 1), add),
+        Value::Object(members) => members.values().fold((1, 1), add),
+        _ => (1, 0),
+    }
+}
+
 /// An argument that is there twice: the server might take the other one.
 fn doubled(arguments: &str) -> Option<String> {
     let entries = list::entries(arguments).ok()?;
@@ -83,18 +167,19 @@ fn doubled(arguments: &str) -> Option<String> {
     entries.iter().find(|(name, _)| !seen.insert(&**name)).map(|(name, _)| name.to_string())
 }
 
-fn compile(text: &str) -> Result<Validator, String> {
+fn compile(text: &str) -> Result<Compiled, String> {
     if text.len() > MAX_SCHEMA {
         return Err(format!("it has {} bytes, more than {MAX_SCHEMA}", text.len()));
     }
     let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    jsonschema::options()
+    let validator = jsonschema::options()
         .offline()
         // A note of what is meant, by the standard; servers disagree about what fits.
         .should_validate_formats(false)
         .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN))
         .build(&schema)
-        .map_err(|error| error.to_string().chars().take(MAX_MESSAGE).collect())
+        .map_err(|error| error.to_string().chars().take(MAX_MESSAGE).collect::<String>())?;
+    Ok(Compiled { validator, alternatives: Alternatives::of(&schema) })
 }
 
 #[cfg(test)]
@@ -157,6 +242,41 @@ mod tests {
             assert_eq!(faults(&schema, r#"{"a":"x"}"#), []);
         }
         assert!(listener.accept().is_err(), "somebody connected");
+    }
+
+    #[test]
+    fn faults_in_nested_alternatives_are_not_looked_for_without_end() {
+        let node = r##"{"type":"object","properties":{"a":{"$ref":"#/$defs/n"}},"required":["a"]}"##;
+        let schema = format!(
+            r##"{{"$defs":{{"n":{{"oneOf":[{{"type":"integer"}},{node},{node}]}}}},"properties":{{"a":{{"$ref":"#/$defs/n"}}}}}}"##
+        );
+        let nested = |levels: usize| format!(r#"{}"x"{}"#, r#"{"a":"#.repeat(levels), "}".repeat(levels));
+        let began = std::time::Instant::now();
+        for (levels, says) in [(2, "oneOf"), (30, "nested too deeply to say where")] {
+            let found = faults(&schema, &nested(levels));
+            assert_eq!(found.len(), 1, "{levels}: {found:?}");
+            assert!(found[0].1.contains(says), "{levels}: {found:?}");
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn references_through_alternatives_multiply() {
+        for (schema, written, ways) in [
+            ("{}", 1, 1),
+            (r#"{"anyOf":[{"type":"null"},{"type":"string"}]}"#, 3, 1),
+            (r##"{"properties":{"a":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"null"}]}}}"##, 3, 1),
+            (
+                r##"{"oneOf":[{"$ref":"#/a"},{"items":{"$ref":"#/b"}}],"a":{"allOf":[{"$ref":"#/b"},{"$ref":"#/b"}]}}"##,
+                5,
+                4,
+            ),
+        ] {
+            let schema: Value = serde_json::from_str(schema).expect("JSON");
+            assert_eq!(Alternatives::of(&schema), Alternatives { written, ways }, "{schema}");
+        }
+        let many = Alternatives { written: 40, ways: 1 << 20 };
+        assert!(many.too_much(&serde_json::json!({"a": 1})).is_some_and(|text| text.contains("too many alternatives")));
     }
 
     #[test]

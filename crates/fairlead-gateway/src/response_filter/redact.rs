@@ -40,28 +40,81 @@ impl Redact for Patterns {
     }
 }
 
-/// JSON text with every string in it, keys too, as `change` leaves it. Strings that stay keep their spelling. Base64 in
-/// `blob` members is no text.
-pub(super) fn strings<'a>(raw: &'a str, mut change: impl FnMut(&str) -> Cow<'_, str>) -> String {
+/// Where a string stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the name of a member.
+    Key,
+    /// It is a value.
+    Value,
+}
+
+/// JSON text, or a stretch of it between two strings, with every string in it, keys too, as `change` leaves it. Strings
+/// that stay keep their spelling, but for those that are no text (half a surrogate pair): who reads one may read it
+/// otherwise than it was looked at, so it is written as it was looked at.
+pub(super) fn strings<'a>(raw: &'a str, mut change: impl FnMut(&str, Place) -> Cow<'_, str>) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut rest: &'a str = raw;
-    let mut is_blob = false;
     while let Some(open) = rest.find('"') {
         let Some(length) = string_length(&rest[open..]) else { break };
         let string = &rest[open..open + length];
-        let behind = rest[open + length..].trim_start();
-        let is_key = behind.starts_with(':');
+        let is_key = rest[open + length..].trim_start().starts_with(':');
+        let place = if is_key { Place::Key } else { Place::Value };
         out.push_str(&rest[..open]);
-        let decoded = serde_json::from_str::<Cow<'_, str>>(string).unwrap_or_default();
-        match change(&decoded) {
-            Cow::Owned(changed) if !is_blob || is_key => out.push_str(&message::quote(&changed)),
-            _ => out.push_str(string),
+        let (decoded, is_text) = decode(string);
+        match change(&decoded, place) {
+            Cow::Borrowed(_) if is_text => out.push_str(string),
+            changed => out.push_str(&message::quote(&changed)),
         }
-        is_blob = is_key && decoded == "blob";
         rest = &rest[open + length..];
     }
     out.push_str(rest);
     out
+}
+
+/// What a JSON string says, and whether it says all of that; where it does not, U+FFFD stands.
+fn decode(string: &str) -> (String, bool) {
+    match serde_json::from_str(string) {
+        Ok(decoded) => (decoded, true),
+        Err(_) => (decode_lossily(string), false),
+    }
+}
+
+fn decode_lossily(string: &str) -> String {
+    let mut units = Vec::with_capacity(string.len());
+    let inside = string.get(1..string.len().saturating_sub(1)).unwrap_or_default();
+    let mut rest = inside.chars();
+    while let Some(character) = rest.next() {
+        let character = match character {
+            '\\' => match rest.next() {
+                Some('u') => {
+                    units.push(hex_unit(&mut rest));
+                    continue;
+                }
+                Some('b') => '\u{8}',
+                Some('f') => '\u{c}',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                other => other.unwrap_or(char::REPLACEMENT_CHARACTER),
+            },
+            other => other,
+        };
+        units.extend_from_slice(character.encode_utf16(&mut [0; 2]));
+    }
+    String::from_utf16_lossy(&units)
+}
+
+/// The UTF-16 unit of the four digits that come next, which may be half of a character.
+fn hex_unit(rest: &mut std::str::Chars<'_>) -> u16 {
+    let unit = rest.as_str().get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    match unit {
+        Some(unit) => {
+            *rest = rest.as_str()[4..].chars();
+            unit
+        }
+        None => 0xFFFD,
+    }
 }
 
 /// Bytes of the JSON string that `text` begins with, quotes included.
@@ -85,18 +138,37 @@ mod tests {
     fn strings_are_found_and_their_neighbours_left() {
         let change =
             |raw: &str| {
-                strings(raw, |text| {
+                strings(raw, |text, _| {
                     if text.contains("sec") { Cow::Owned(text.replace("sec", "\"")) } else { Cow::Borrowed("") }
                 })
             };
         for (raw, expected) in [
             (r#"{"a" : "\u00e4", "b":[1.10, "x\"sec\\"]}"#, r#"{"a" : "\u00e4", "b":[1.10, "x\"\"\\"]}"#),
             (r#"{"sec":"\\","c":"\u0073ec"}"#, r#"{"\"":"\\","c":"\""}"#),
-            (r#"{"blob":"sec","text":"sec"}"#, r#"{"blob":"sec","text":"\""}"#),
             ("[]", "[]"),
             ("\"sec\"", "\"\\\"\""),
         ] {
             assert_eq!(change(raw), expected, "{raw}");
         }
+    }
+
+    #[test]
+    fn strings_that_are_no_text_are_looked_at_all_the_same() {
+        let change = |raw: &str| {
+            strings(raw, |text, place| match place {
+                Place::Value => Cow::Owned(text.replace("sec", "*")),
+                Place::Key => Cow::Owned(text.to_owned()),
+            })
+        };
+        for (raw, expected) in [
+            (r#"["sec\ud83d"]"#, "[\"*\u{fffd}\"]"),
+            (r#"["\ud83d\u0073ec\n\"\\"]"#, "[\"\u{fffd}*\\n\\\"\\\\\"]"),
+            (r#"["\ude00\ud83d\ude00"]"#, "[\"\u{fffd}\u{1f600}\"]"),
+            (r#"{"sec\ud83d":"none\udc00"}"#, "{\"sec\u{fffd}\":\"none\u{fffd}\"}"),
+        ] {
+            assert_eq!(change(raw), expected, "{raw}");
+        }
+        let unmatched = strings(r#"["a\ud83d","\u0061"]"#, |text, _| Cow::Borrowed(text));
+        assert_eq!(unmatched, "[\"a\u{fffd}\",\"\\u0061\"]");
     }
 }

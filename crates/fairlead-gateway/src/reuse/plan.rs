@@ -1,7 +1,7 @@
 //! Whether a call may be answered from what is kept or shared, and how: what the configuration says and the server hints.
 
 use super::{key::Key, ledger::Subject, store::Times};
-use crate::{call::Call, resolve::Target, tasks};
+use crate::{call::Call, park, resolve::Target, tasks};
 use fairlead_config::{CacheRule, CacheScope, ServerCache};
 use fairlead_wire::{Era, Field, Frame, Kind, Method};
 use std::{sync::Arc, time::Duration};
@@ -153,9 +153,9 @@ impl Plan {
     }
 }
 
-/// Whether a result is one: not a question, not a task.
+/// Whether a result is one: not a question (which an error of 2025-11-25 is, too), not a task.
 pub(crate) fn is_complete(frame: &Frame) -> bool {
-    frame.str(Field::ResultType).is_none_or(|kind| kind == "complete")
+    frame.error_code() != Some(park::URL_REQUIRED) && frame.str(Field::ResultType).is_none_or(|kind| kind == "complete")
 }
 
 /// How long the server says its answer is good.

@@ -13,6 +13,10 @@ fn quota(units: u64, per: Period) -> Limit {
     Limit { name: "quota".into(), level: Level::Tenant, measure: Measure::Quota(Quota { units, per }) }
 }
 
+fn of_level(level: Level, limit: Limit) -> Limit {
+    Limit { level, ..limit }
+}
+
 fn at(seconds: u64) -> Moment {
     Moment { since: Duration::from_secs(seconds), unix_ms: seconds * 1000 }
 }
@@ -85,7 +89,8 @@ fn quotas_count_units_and_begin_anew_with_the_day() {
 
 #[test]
 fn keys_are_bounded_and_those_with_something_to_lose_stay() {
-    let (ledger, limit, month) = (Ledger::new(160), rate("caller", 2, Shape::Bucket), quota(1, Period::Month));
+    let (ledger, limit) = (Ledger::new(160), rate("caller", 2, Shape::Bucket));
+    let month = of_level(Level::Caller, quota(1, Period::Month));
     take(&ledger, &[ask(&month, "kept", 1)], at(0)).unwrap();
     for number in 0..5000 {
         take(&ledger, &[ask(&limit, &number.to_string(), 1)], at(number)).unwrap();
@@ -106,4 +111,50 @@ fn a_reloaded_rate_goes_on_with_what_was_counted() {
     assert!(take(&ledger, &[ask(&narrow, "a", 1)], at(0)).is_err());
     let other = rate("caller", 5, Shape::Window);
     take(&ledger, &[ask(&other, "a", 1)], at(0)).expect("another shape begins anew");
+}
+
+#[test]
+fn invented_callers_do_not_evict_what_is_configured() {
+    let invented = of_level(Level::Caller, quota(1, Period::Month));
+    for level in [Level::Global, Level::Tenant, Level::Server] {
+        for shape in [Shape::Bucket, Shape::Window] {
+            let (ledger, limit) = (Ledger::new(160), of_level(level, rate("shared", 1, shape)));
+            take(&ledger, &[ask(&limit, "", 1)], at(0)).unwrap();
+            for number in 0..5000 {
+                take(&ledger, &[ask(&invented, &number.to_string(), 1)], at(0)).unwrap();
+            }
+            assert!(take(&ledger, &[ask(&limit, "", 1)], at(0)).is_err(), "{level:?} {shape:?}");
+            assert!(ledger.keys() <= 161, "{}", ledger.keys());
+            ledger.forget("shared");
+            take(&ledger, &[ask(&limit, "", 1)], at(0)).expect("it was forgotten");
+        }
+    }
+}
+
+#[test]
+fn a_refused_call_leaves_nothing_that_is_remembered() {
+    let (ledger, narrow) = (Ledger::new(100), of_level(Level::Global, rate("narrow", 1, Shape::Bucket)));
+    take(&ledger, &[ask(&narrow, "", 1)], at(0)).unwrap();
+    for shape in [Shape::Bucket, Shape::Window] {
+        let wide = rate(&format!("wide {shape:?}"), 3, shape);
+        take(&ledger, &[ask(&wide, "a", 1), ask(&narrow, "", 1)], at(0)).unwrap_err();
+        let mut shard = ledger.shard(&ask(&wide, "a", 1));
+        let count = &shard.counts_of(wide.level)[&Key(&wide.name, "a")];
+        assert_eq!(count.remembers_for(at(0)), 0, "{shape:?}");
+    }
+}
+
+#[test]
+fn a_quota_of_another_period_begins_anew() {
+    let ledger = Ledger::new(100);
+    for (before, after) in [(Period::Month, Period::Day), (Period::Day, Period::Month)] {
+        ledger.forget("quota");
+        let (before, after) = (quota(10, before), quota(10, after));
+        // 2023-11-14, when months and days have very different numbers.
+        let (now, tomorrow) = (at(1_700_000_000), at(1_700_000_000 + 24 * 3600));
+        take(&ledger, &[ask(&before, "a", 10)], now).unwrap();
+        take(&ledger, &[ask(&after, "a", 10)], now).expect("another period begins anew");
+        let is_denied = take(&ledger, &[ask(&after, "a", 1)], tomorrow).is_err();
+        assert_eq!(is_denied, after.measure == quota(10, Period::Month).measure, "and goes on by its own calendar");
+    }
 }

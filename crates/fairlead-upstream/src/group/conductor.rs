@@ -119,12 +119,13 @@ impl Conductor {
         loop {
             tokio::select! {
                 told = told.recv() => match told {
+                    Some(Told::Changed) if self.is_superseded() => {}
                     Some(Told::Changed) => self.update().await,
                     Some(Told::Said(place, event)) => self.said(place, event).await,
                     Some(Told::Missed(place)) => self.missed(place),
                     None => return,
                 },
-                _ = look.tick() => self.look().await,
+                _ = look.tick(), if !self.is_superseded() => self.look().await,
                 // Those who listen end with what they listen to, and a startup check when it has passed.
                 Some(_) = listening.join_next(), if !listening.is_empty() => {}
                 Some(_) = checking.join_next(), if !checking.is_empty() => {}

@@ -80,10 +80,15 @@ impl ServerHandle {
         if pickable != 0 {
             return pickable;
         }
-        let allowed = self.set(|member| {
-            let instance = member.instance();
-            !instance.is_out_for(Out::DRAINED) && !instance.is_out_for(Out::LEAVING) && instance.is_admitted()
-        });
+        let allowed = |leaving: bool| {
+            self.set(|member| {
+                let instance = member.instance();
+                let stays = leaving || !instance.is_out_for(Out::LEAVING);
+                !instance.is_out_for(Out::DRAINED) && stays && instance.is_admitted()
+            })
+        };
+        // All leave when a reload changes the server: until calls find the new one, this one takes them.
+        let allowed = Some(allowed(false)).filter(|set| *set != 0).unwrap_or_else(|| allowed(true));
         let fresh = allowed & self.set(|member| !want.avoid.has(member.instance()));
         let up = allowed & self.set(|member| member.is_up());
         // Of those that are not up, one whose next try is not due fails at once.

@@ -48,6 +48,11 @@ impl From<Box<dyn Error + Send + Sync>> for ConnectError {
 #[error("it took longer than {0:?}")]
 struct TooSlow(Duration);
 
+/// How often an HTTP/2 connection with requests under way is asked for a sign of life, and how long that may take: all
+/// calls share it, so one that fell silent must not outlive them.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_WAIT: Duration = Duration::from_secs(10);
+
 /// Connects within `limit`. The connection is driven by a task of the runtime this runs on, which ends when nobody
 /// holds its sender (and no answer of it) any more.
 pub(super) async fn connect(reach: Reach, server: Uri, limit: Duration) -> Result<Opened, ConnectError> {
@@ -61,8 +66,12 @@ async fn open(mut reach: Reach, server: Uri) -> Result<Opened, Box<dyn Error + S
     poll_fn(|context| reach.poll_ready(context)).await?;
     let io = reach.call(server).await?;
     if io.connected().is_negotiated_h2() {
-        let (mut sender, connection) =
-            http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(io).await?;
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WAIT)
+            .handshake(io)
+            .await?;
         tokio::spawn(async move { note_end(connection.await) });
         sender.ready().await?;
         return Ok(Opened::Http2(sender));

@@ -262,7 +262,12 @@ impl Pool {
                 let now = Instant::now();
                 let expires = self.expiry(&mut state, now);
                 let keep = self.rules.connections.idle_timeout;
+                let was_shared = state.speaks_http2;
                 self.noted(&mut state, false);
+                if was_shared {
+                    // One was to be enough for all who wait.
+                    self.open_for_waiting(&mut state);
+                }
                 self.put(state, Conn { sender, uses: 0, opened: now, expires, rested: now, keep });
             }
             Ok(Opened::Http2(sender)) => self.share(&mut state, sender),

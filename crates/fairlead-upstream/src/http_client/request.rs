@@ -70,6 +70,7 @@ async fn send(pool: Arc<Pool>, mut request: Request<connect::Body>) -> Result<Re
                 let conn = held.conn();
                 let first = conn.uses == 0;
                 conn.uses = conn.uses.saturating_add(1);
+                relative(&mut request, &pool.server);
                 match conn.sender.try_send_request(request).await {
                     Ok(response) => return Ok(answer(held, first, response)),
                     Err(error) => {
@@ -83,7 +84,10 @@ async fn send(pool: Arc<Pool>, mut request: Request<connect::Body>) -> Result<Re
                 match sender.try_send_request(request).await {
                     Ok(response) => return Ok(response.map(|incoming| Body { incoming, held: None })),
                     Err(error) => {
-                        pool.forget(number);
+                        // One stream that failed says nothing of the others.
+                        if error.message().is_some() || sender.is_closed() {
+                            pool.forget(number);
+                        }
                         (error, fresh)
                     }
                 }
@@ -126,6 +130,22 @@ fn absolute(request: &mut Request<connect::Body>, server: &Uri) {
     let named = |host: &http::HeaderValue| server.authority().is_some_and(|a| a.as_str().as_bytes() == host.as_bytes());
     if request.headers().get(header::HOST).is_some_and(named) {
         request.headers_mut().remove(header::HOST);
+    }
+}
+
+/// What [`absolute`] did is undone for a connection of HTTP/1.1.
+fn relative(request: &mut Request<connect::Body>, server: &Uri) {
+    if request.uri().authority().is_none() {
+        return;
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    let host = server.authority().and_then(|named| http::HeaderValue::from_str(named.as_str()).ok());
+    if let (false, Some(host)) = (request.headers().contains_key(header::HOST), host) {
+        request.headers_mut().insert(header::HOST, host);
     }
 }
 

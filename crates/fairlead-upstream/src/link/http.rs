@@ -117,7 +117,8 @@ impl HttpWire {
             }
         }
         let pool = match prepared.method {
-            Method::Listen => shared.clients.listening(worker),
+            // What the gateway asks for itself must not wait behind calls: a busy server is not a dead one.
+            Method::Listen | Method::Ping | Method::Discover | Method::Initialize => shared.clients.listening(worker),
             _ => shared.clients.of(worker),
         };
         let response = pool.request(request);
@@ -158,7 +159,7 @@ impl HttpWire {
         }
         if self.has_session() {
             let request = self.shared.request(http::Method::DELETE, Full::default());
-            let sent = self.shared.clients.of(Worker::CONTROL).request(request);
+            let sent = self.shared.clients.listening(Worker::CONTROL).request(request);
             if tokio::time::timeout(CLOSE_TIME, sent).await.is_err() {
                 tracing::debug!(server = %self.shared.inbound.server, "the server did not confirm the end of its session");
             }
@@ -223,7 +224,8 @@ impl Shared {
 
     async fn push(&self, worker: Worker, message: Bytes) -> Result<(), UpstreamError> {
         let request = self.post(message);
-        let response = self.clients.of(worker).request(request).await.map_err(transport_error)?;
+        // An answer to the server's question must not wait for the connection of the call that it was asked in.
+        let response = self.clients.listening(worker).request(request).await.map_err(transport_error)?;
         let status = response.status();
         // Read to the end so that the connection can be used again, unless the server keeps it open.
         let _ = tokio::time::timeout(REST_TIME, collect(response.into_body(), MAX_ERROR_BODY)).await;

@@ -280,6 +280,29 @@ async fn other_servers_and_fixed_answers_stand_in() {
 }
 
 #[tokio::test]
+async fn what_stands_in_is_treated_as_the_other_servers_tool_and_is_not_kept() {
+    let mut first = ScriptedServer::start(Script::modern().tool(ToolScript::new("find"))).await;
+    let spare = ScriptedServer::start(Script::modern().tool(ToolScript::new("find"))).await;
+    let yaml = format!(
+        "servers:\n  crm:\n    url: \"{}\"\n    fallback: [{{ server: spare }}]\n    tools: {{ rules: {{ find: {{ cache: {{ ttl: 1h }}, pin: {{ tenant: acme }} }} }} }}\n  spare:\n    url: \"{}\"\n    tools: {{ rules: {{ find: {{ pin: {{ region: eu }} }} }} }}\n",
+        first.url(),
+        spare.url()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let client = gateway.modern("/mcp");
+    client.result("tools/list", json!({})).await.unwrap();
+    first.stop().await;
+    for times in 1..=2 {
+        let found = call(&client, "crm__find").await.result().unwrap();
+        assert_eq!(found["_meta"]["fairlead/fallback"]["instead_of"], "crm", "{found}");
+        let asked = spare.received_method("tools/call");
+        assert_eq!(asked.len(), times, "what another server said is not kept for the first");
+        let arguments = asked.last().unwrap().json()["params"]["arguments"].clone();
+        assert_eq!((&arguments["tenant"], &arguments["region"]), (&json!("acme"), &json!("eu")), "{arguments}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_server_depends_on_is_down_so_it_is_not_called() {
     let broken = Finish::Garbage(Garbage::Html500);
     let base = ScriptedServer::start(Script::modern().tool(ToolScript::new("act").finish(broken))).await;

@@ -80,7 +80,7 @@ impl Report {
         };
         let text = format!("{error:#}");
         // Too many processes or parked calls: bounds are there to be reached.
-        if [clients::BUSY, clients::DECLINED, "FL-1311"].iter().any(|code| text.contains(code)) {
+        if [clients::BUSY, clients::DECLINED, "FL-1311", "FL-1313"].iter().any(|code| text.contains(code)) {
             tally.busy += 1;
         } else if job.server.mortal && !text.contains("cannot connect") {
             tally.killed += 1;

@@ -64,21 +64,25 @@ async fn a_reload_that_changes_adds_and_removes_servers_fails_no_call() {
     let (same, changed) = (ScriptedServer::start(script()).await, ScriptedServer::start(script()).await);
     let (gone, added) = (ScriptedServer::start(script()).await, ScriptedServer::start(script()).await);
     let process = StdioServer::new(Script::legacy());
+    let two = [ScriptedServer::start(script()).await, ScriptedServer::start(script()).await];
     let yaml = |round: usize, third: &str, url: &str| {
         format!(
-            "servers:\n  same: {{ url: \"{}\" }}\n  changed: {{ url: \"{}\", max_calls: {} }}\n  process: {{ {}, env: {{ ROUND: \"{round}\" }} }}\n  {third}: {{ url: \"{url}\" }}\n",
+            "servers:\n  same: {{ url: \"{}\" }}\n  changed: {{ url: \"{}\", max_calls: {} }}\n  process: {{ {}, env: {{ ROUND: \"{round}\" }} }}\n  several: {{ instances: [{{ url: \"{}\" }}, {{ url: \"{}\" }}], max_calls: {} }}\n  {third}: {{ url: \"{url}\" }}\n",
             same.url(),
             changed.url(),
             500 + round,
             process.yaml(),
+            two[0].url(),
+            two[1].url(),
+            500 + round,
         )
     };
     let gateway = Gateway::start(&yaml(0, "gone", &gone.url())).await;
-    for server in ["same", "changed", "process", "gone"] {
+    for server in ["same", "changed", "process", "several", "gone"] {
         rows::until_listed(&gateway, server).await;
     }
     let mut load = Load::new();
-    for tool in ["same__tool_0", "changed__tool_0", "changed__slow", "process__tool_0"] {
+    for tool in ["same__tool_0", "changed__tool_0", "changed__slow", "process__tool_0", "several__tool_0"] {
         load.add(gateway.legacy("/mcp", NEWEST_LEGACY).await, tool);
         load.add(gateway.modern("/mcp"), tool);
     }

@@ -388,7 +388,11 @@ fn too_large(limit: usize) -> UpstreamError {
     )
 }
 
+/// Longest time a server can ask to be left alone for.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+
 /// What `Retry-After` says in seconds. (A date is not read: it needs the clocks of both to agree.)
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(h::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let seconds: u64 = headers.get(h::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_REST))
 }
