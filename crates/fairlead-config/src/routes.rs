@@ -37,7 +37,7 @@ pub struct RouteFile {
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DestinationFile {
-    /// Its name.
+    /// The name of the server, one of those under `servers`.
     pub server: String,
     /// Its share of the calls, in proportion to the others of its priority; 0 is none.
     #[schemars(range(max = 1_000_000))]
@@ -67,7 +67,7 @@ pub enum SplitFile {
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MirrorFile {
-    /// Its name.
+    /// The name of the server, one of those under `servers`.
     pub server: String,
     /// Of a hundred calls, how many are copied.
     #[schemars(range(max = 100))]
@@ -107,7 +107,7 @@ pub struct Route {
 /// A server that calls go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// Its name.
+    /// The name of the server, one of those under `servers`.
     pub server: ServerName,
     /// Its share.
     pub weight: u32,
@@ -118,7 +118,7 @@ pub struct Destination {
 /// A server that gets a copy of calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
-    /// Its name.
+    /// The name of the server, one of those under `servers`.
     pub server: ServerName,
     /// Of a hundred calls.
     pub percent: u32,
