@@ -76,7 +76,7 @@ fn missing(servers: &[ServerRow]) -> Vec<String> {
 
 /// The sum under a table is for people: it goes to stderr.
 fn total(count: usize, noun: &str, bytes: usize, tokens: usize) {
-    eprintln!("{}, {bytes} bytes, about {tokens} tokens (estimated: 4 bytes each)", output::count(count, noun));
+    eprintln!("{}, {bytes} bytes, about {tokens} tokens (estimated)", output::count(count, noun));
 }
 
 /// Some questions only the control socket answers.

@@ -196,13 +196,17 @@ impl AnswerStream {
     /// A connection that breaks or ends, nothing in time.
     pub async fn next_method(&mut self, method: &str, limit: Duration) -> anyhow::Result<Value> {
         let waiting = async {
+            let mut last = Value::Null;
             loop {
-                let Some(frame) = self.next_frame().await? else { bail!("the stream ended before `{method}`") };
+                let Some(frame) = self.next_frame().await? else {
+                    bail!("the stream ended before `{method}`, with {last}");
+                };
                 let message = frame.json();
                 self.reply(&message).await?;
                 if message["method"] == method {
                     return Ok(message);
                 }
+                last = message;
             }
         };
         tokio::time::timeout(limit, waiting).await.with_context(|| format!("no `{method}` within {limit:?}"))?
