@@ -9,7 +9,7 @@ use crate::{
     Config, Glob, Limits, Problem, Secret, ServerLimits,
     check::shorten,
     connections::{Connections, ConnectionsFile},
-    file::{AdminFile, ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
+    file::{ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
     leaf::{PatternText, SecretText},
     model::{
         Admin, Bridge, Catalog, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server, Sessions, Share,
@@ -18,6 +18,7 @@ use crate::{
     overload::{Bulkhead, BulkheadFile, Overload, Priority},
     reference::{is_variable, read_env_file},
     rules::{ServerRules, ToolRule, ToolRuleFile},
+    switch::OrOff,
     tool_shape::{ToolShape, ToolShapeFile},
     tree::{Findings, Node},
 };
@@ -235,8 +236,8 @@ impl Builder<'_> {
 
     fn admin(&mut self, file: &ConfigFile, listen: &Listen) -> Admin {
         let address = match &file.admin {
-            AdminFile::Off => None,
-            AdminFile::On(admin) => Some(admin.address.0),
+            OrOff::Off => None,
+            OrOff::On(admin) => Some(admin.address.0),
         };
         if address.is_some_and(|address| address == listen.address && address.port() != 0) {
             let path: &[&str] =

@@ -9,17 +9,18 @@ use crate::{
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     limits::{LimitsFile, ServerLimitsFile},
     overload::{BulkheadFile, OverloadFile},
-    resilience::{BreakerFile, FallbackFile, OrOff, RetryFile},
+    resilience::{BreakerFile, FallbackFile, RetryFile},
     reuse::{CacheFile, ServerCacheFile},
     routes::RouteFile,
     rules::ToolsFile,
+    switch::OrOff,
     tool_shape::ResultsFile,
     toolset::ToolsetFile,
 };
 use indexmap::IndexMap;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, time::Duration};
 
 /// The configuration of a Fairlead gateway.
 ///
@@ -36,7 +37,7 @@ pub struct ConfigFile {
     /// The listener for MCP clients.
     pub listen: ListenFile,
     /// The listener for operators (metrics, health), or `off`.
-    pub admin: AdminFile,
+    pub admin: OrOff<AdminListenFile>,
     /// Where everything durable lives. Default: `.fairlead` beside the first file; without a file,
     /// `$XDG_STATE_HOME/fairlead` or `~/.local/state/fairlead`.
     pub data_dir: Option<String>,
@@ -91,7 +92,7 @@ impl Default for ConfigFile {
         Self {
             schema: None,
             listen: ListenFile::default(),
-            admin: AdminFile::default(),
+            admin: OrOff::On(AdminListenFile::default()),
             data_dir: None,
             names: NamesFile::default(),
             catalog: CatalogFile::default(),
@@ -163,15 +164,6 @@ impl Default for ListenFile {
     }
 }
 
-/// The listener for operators, or `off`.
-#[derive(Clone, PartialEq)]
-pub enum AdminFile {
-    /// No listener.
-    Off,
-    /// A listener.
-    On(AdminListenFile),
-}
-
 /// The listener for operators.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -183,52 +175,6 @@ pub struct AdminListenFile {
 impl Default for AdminListenFile {
     fn default() -> Self {
         Self { address: AddressText(SocketAddr::from(([127, 0, 0, 1], 8643))) }
-    }
-}
-
-impl Default for AdminFile {
-    fn default() -> Self {
-        Self::On(AdminListenFile::default())
-    }
-}
-
-impl Serialize for AdminFile {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Off => serializer.serialize_str("off"),
-            Self::On(listen) => listen.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for AdminFile {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Word(String),
-            Switch(bool),
-            Listen(AdminListenFile),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Word(word) if word == "off" => Ok(Self::Off),
-            Written::Switch(false) => Ok(Self::Off),
-            Written::Listen(listen) => Ok(Self::On(listen)),
-            Written::Word(_) | Written::Switch(true) => Err(serde::de::Error::custom("expected `off` or a map")),
-        }
-    }
-}
-
-impl JsonSchema for AdminFile {
-    fn schema_name() -> Cow<'static, str> {
-        "AdminFile".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "The listener for operators, or `off`.",
-            "anyOf": [generator.subschema_for::<AdminListenFile>(), { "enum": ["off", false] }],
-        })
     }
 }
 

@@ -5,10 +5,11 @@
 use crate::{
     Server, Transport,
     leaf::{DurationText, HostPortText, ScalarText, UrlText, WaitText},
+    switch::WordOr,
 };
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 /// Instances of one server at most.
@@ -122,15 +123,12 @@ impl Serialize for BalanceFile {
 
 impl<'de> Deserialize<'de> for BalanceFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Word(StrategyFile),
-            Map(BalanceMapFile),
-        }
-        Ok(Self(match Written::deserialize(deserializer)? {
-            Written::Word(strategy) => BalanceMapFile { strategy, ..BalanceMapFile::default() },
-            Written::Map(map) => map,
+        Ok(Self(match WordOr::deserialize(deserializer)? {
+            WordOr::Word(word) => {
+                let strategy = StrategyFile::deserialize(word.into_deserializer())?;
+                BalanceMapFile { strategy, ..BalanceMapFile::default() }
+            }
+            WordOr::Map(map) => map,
         }))
     }
 }

@@ -30,6 +30,7 @@ pub mod reuse;
 pub mod routes;
 pub mod rules;
 pub mod secret;
+pub mod switch;
 mod syntax;
 pub mod tool_shape;
 pub mod toolset;

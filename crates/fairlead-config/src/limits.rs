@@ -1,6 +1,9 @@
 //! Rates, quotas and the guard against loops: what people write, and what the program uses.
 
-use crate::leaf::{QuotaText, RateText};
+use crate::{
+    leaf::{QuotaText, RateText},
+    switch::WordOr,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, time::Duration};
@@ -227,21 +230,11 @@ impl Serialize for LimitsFile {
 
 impl<'de> Deserialize<'de> for LimitsFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Word(String),
-            Switch(bool),
-            Map(Box<LimitsMapFile>),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Word(word) if word == "off" => Ok(Self::Off),
-            Written::Word(word) if word == "recommended" => Ok(Self::Recommended),
-            Written::Switch(false) => Ok(Self::Off),
-            Written::Map(map) => Ok(Self::Map(map)),
-            Written::Word(_) | Written::Switch(true) => {
-                Err(serde::de::Error::custom("expected `off`, `recommended` or a map"))
-            }
+        match WordOr::deserialize(deserializer)? {
+            WordOr::Word(word) if word == "off" => Ok(Self::Off),
+            WordOr::Word(word) if word == "recommended" => Ok(Self::Recommended),
+            WordOr::Map(map) => Ok(Self::Map(map)),
+            WordOr::Word(_) => Err(serde::de::Error::custom("expected `off`, `recommended` or a map")),
         }
     }
 }

@@ -3,69 +3,11 @@
 
 use crate::leaf::{DurationText, WaitText};
 use fairlead_core::{Backoff, BreakerSettings, ServerName};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::borrow::Cow;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Tries of one call at most, whatever is configured.
 pub const MAX_ATTEMPTS: u32 = 5;
-
-/// A section, or `off`.
-#[derive(Clone, Default, PartialEq)]
-pub enum OrOff<T> {
-    /// Switched off.
-    #[default]
-    Off,
-    /// Switched on.
-    On(T),
-}
-
-impl<T> OrOff<T> {
-    /// The section, where it is switched on.
-    pub fn on(self) -> Option<T> {
-        match self {
-            Self::Off => None,
-            Self::On(section) => Some(section),
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for OrOff<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Off => serializer.serialize_str("off"),
-            Self::On(section) => section.serialize(serializer),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrOff<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written<T> {
-            Word(String),
-            Switch(bool),
-            Section(T),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Word(word) if word == "off" => Ok(Self::Off),
-            Written::Switch(false) => Ok(Self::Off),
-            Written::Section(section) => Ok(Self::On(section)),
-            Written::Word(_) | Written::Switch(true) => Err(serde::de::Error::custom("expected `off` or a map")),
-        }
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for OrOff<T> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("{}OrOff", T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [generator.subschema_for::<T>(), { "enum": ["off", false] }] })
-    }
-}
 
 /// When calls to a server that fails are held back.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

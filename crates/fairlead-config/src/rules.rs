@@ -87,7 +87,8 @@ pub struct ToolRuleFile {
 }
 
 impl ToolRuleFile {
-    /// What is written of how the tool is shown, checked and answered.
+    /// What is written of how the tool is shown, checked and answered. (The keys stand here once more: `flatten` would read
+    /// them through a buffer, in which a number that came from a reference is a text for good.)
     pub(crate) fn take_shape(&mut self) -> ToolShapeFile {
         ToolShapeFile {
             rename: self.rename.take(),

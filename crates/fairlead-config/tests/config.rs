@@ -219,6 +219,18 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
+fn a_number_by_reference_is_a_number_also_where_a_word_could_stand() {
+    let config = yaml(
+        "admin: { address: \"127.0.0.1:${PORT}\" }\nlimits: { max_keys: \"${PORT}\" }\nservers:\n  a:\n    url: http://localhost:1/mcp\n    breaker: { consecutive: \"${env:FIVE:-5}\" }\n    retry: { attempts: \"${env:TWO:-2}\" }\n    tools: { rules: { \"*\": { cost: \"${env:FIVE:-5}\" } } }\n",
+    );
+    assert_eq!((config.admin.address.unwrap().port(), config.limits.max_keys), (9999, 9999));
+    let rules = config.rules.values().next().unwrap();
+    assert_eq!(rules.breaker.as_ref().unwrap().settings.consecutive, 5);
+    assert_eq!(rules.retry.as_ref().unwrap().attempts, 2);
+    assert_eq!(rules.tool("x").cost, Some(5));
+}
+
+#[test]
 fn references() {
     fn arg(text: &str) -> String {
         let directory = tempfile::tempdir().unwrap();
