@@ -10,7 +10,7 @@ use crate::{
     check::shorten,
     connections::{Connections, ConnectionsFile},
     file::{ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
-    leaf::{PatternText, SecretText},
+    leaf::{SecretText, globs},
     model::{
         Admin, Bridge, Catalog, Filter, Listen, Log, LogFormat, Names, Park, ResourceUris, Server, Sessions, Share,
         Start, Stdio, Tasks, Timeouts,
@@ -379,7 +379,7 @@ impl Builder<'_> {
         match Glob::new(pattern) {
             Ok(glob) => {
                 let shape = self.shape(&["servers", server, "tools", "rules", pattern], file.take_shape());
-                Some((glob, ToolRule { fallback, shape, ..file.into() }))
+                Some((glob, file.build(shape, fallback)))
             }
             Err(error) => {
                 self.key_error(&["servers", server, "tools", "rules", pattern], error.to_string(), "");
@@ -519,10 +519,6 @@ impl Builder<'_> {
         }
         headers
     }
-}
-
-fn globs(patterns: Vec<PatternText>) -> Vec<crate::Glob> {
-    patterns.into_iter().map(|pattern| pattern.0).collect()
 }
 
 fn revision(file: ProtocolFile) -> Revision {

@@ -304,7 +304,8 @@ impl Place {
             Transport::Stdio(_) => "1".to_owned(),
         };
         let excess = name.chars().count().saturating_sub(MAX_NAME);
-        name.chars().skip(excess).collect()
+        let plain = |c: char| if c.is_control() || c.is_whitespace() { '_' } else { c };
+        name.chars().skip(excess).map(plain).collect()
     }
 }
 

@@ -225,6 +225,11 @@ leaf! {
     json_schema!({ "minLength": 1, "maxLength": crate::glob::MAX_PATTERN, "examples": ["get_*"] })
 }
 
+/// The patterns themselves.
+pub(crate) fn globs(patterns: Vec<PatternText>) -> Vec<Glob> {
+    patterns.into_iter().map(|pattern| pattern.0).collect()
+}
+
 leaf! {
     /// A host name or IP address and a port to connect to.
     HostPortText(HostPort) "host_port" host_port, ToString::to_string,

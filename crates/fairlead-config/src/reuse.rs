@@ -6,7 +6,7 @@
 
 use crate::{
     Glob,
-    leaf::{DurationText, PatternText, SizeText, WaitText},
+    leaf::{DurationText, PatternText, SizeText, WaitText, globs},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -230,7 +230,6 @@ impl From<ServerCacheFile> for ServerCache {
 
 impl From<InvalidatesFile> for Arc<Invalidates> {
     fn from(file: InvalidatesFile) -> Self {
-        let globs = |patterns: Vec<PatternText>| patterns.into_iter().map(|pattern| pattern.0).collect();
         Arc::new(Invalidates {
             tools: globs(file.tools),
             resources: globs(file.resources),

@@ -1,7 +1,7 @@
 //! Routing rules: which server a call goes to, where its name alone does not decide it. What people write and what the
 //! program uses stand together here, because nothing else needs either.
 
-use crate::{Glob, build::Builder, check::shorten, leaf::PatternText};
+use crate::{Glob, build::Builder, check::shorten, leaf::{PatternText, globs}};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -131,7 +131,6 @@ pub struct Mirror {
 impl Builder<'_> {
     /// `knows` says which servers there are.
     pub(crate) fn routes(&mut self, files: Vec<RouteFile>, knows: impl Fn(&ServerName) -> bool) -> Vec<Route> {
-        let globs = |patterns: Vec<PatternText>| patterns.into_iter().map(|pattern| pattern.0).collect();
         let mut routes = Vec::with_capacity(files.len());
         for (at, file) in files.into_iter().enumerate() {
             let place = ["routes".to_owned(), at.to_string()];

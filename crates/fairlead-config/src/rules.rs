@@ -203,23 +203,23 @@ impl ToolRule {
     }
 }
 
-impl From<ToolRuleFile> for ToolRule {
-    fn from(file: ToolRuleFile) -> Self {
-        let timeout = file.timeout.unwrap_or_default();
-        Self {
+impl ToolRuleFile {
+    /// The rule, with what was made of the keys that need more than their own text.
+    pub(crate) fn build(self, shape: ToolShape, fallback: Option<Arc<[Fallback]>>) -> ToolRule {
+        let timeout = self.timeout.unwrap_or_default();
+        ToolRule {
             idle_timeout: timeout.idle.map(|written| written.0),
             call_timeout: timeout.call.map(|written| written.0),
-            repeatable: file.repeatable,
-            limit: file.limit.map(|RateText(rate)| rate),
-            cost: file.cost,
-            cache: file.cache.map(Into::into),
-            coalesce: file.coalesce,
-            invalidates: file.invalidates.map(Into::into),
-            priority: file.priority,
-            hedge: file.hedge.map(|written| written.0),
-            // Names other servers, so it is put in when all are known.
-            fallback: None,
-            shape: ToolShape::default(),
+            repeatable: self.repeatable,
+            limit: self.limit.map(|RateText(rate)| rate),
+            cost: self.cost,
+            cache: self.cache.map(Into::into),
+            coalesce: self.coalesce,
+            invalidates: self.invalidates.map(Into::into),
+            priority: self.priority,
+            hedge: self.hedge.map(|written| written.0),
+            fallback,
+            shape,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     Glob,
     build::Builder,
     check::shorten,
-    leaf::PatternText,
+    leaf::{PatternText, globs},
     tool_shape::{ToolShape, ToolShapeFile},
 };
 use fairlead_core::ServerName;
@@ -167,7 +167,6 @@ impl Builder<'_> {
                 Err(error) => self.key_error(&at, error.to_string(), ""),
             }
         }
-        let globs = |patterns: Vec<PatternText>| patterns.into_iter().map(|pattern| pattern.0).collect();
         Toolset {
             name,
             include: globs(file.include),

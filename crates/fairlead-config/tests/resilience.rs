@@ -65,3 +65,24 @@ fn what_does_not_go_together() {
         assert!(problem(servers).contains(said), "{servers}: {}", problem(servers));
     }
 }
+
+#[test]
+fn checks_that_can_never_pass_are_refused() {
+    for (server, said) in [
+        ("command: x, health: { readiness: { http: /health } }", "a path can only be asked"),
+        ("tcp: \"127.0.0.1:1\", health: { readiness: { http: /health } }", "a path can only be asked"),
+        ("command: x, health: { liveness: { tcp: instance } }", "a process has no address"),
+    ] {
+        let said_now = problem(&format!("  a: {{ {server} }}\n"));
+        assert!(said_now.contains(said), "{server}: {said_now}");
+    }
+    for server in [
+        "command: x, health: { readiness: { http: \"http://127.0.0.1:1/health\" } }",
+        "url: \"http://127.0.0.1:1/mcp\", health: { readiness: { http: /health } }",
+        "tcp: \"127.0.0.1:1\", health: { readiness: { tcp: instance } }",
+        "command: x, health: { readiness: { tcp: \"127.0.0.1:1\" } }",
+    ] {
+        let read = read(&format!("  a: {{ {server} }}\n"));
+        assert!(read.is_ok(), "{server}: {:?}", read.err());
+    }
+}

@@ -32,7 +32,11 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str, file: &mut ServerFile
         Some(place) => place.transport.clone(),
         None => super::transport::build(builder, name, file)?,
     };
-    let health = health(builder, name, file, list.len() > 1)?;
+    let ways: Vec<&Transport> = match &list[..] {
+        [] => vec![&transport],
+        list => list.iter().map(|place| &place.transport).collect(),
+    };
+    let health = health(builder, name, file, &ways)?;
     if list.len() < 2 {
         for key in ["balance", "ejection"] {
             if builder.has(&["servers", name, key]) {
@@ -91,7 +95,10 @@ fn places(
         let alone = ServerFile { url: one.url, tcp: one.tcp, unix: one.unix, ..file.clone() };
         let transport = super::transport::build(builder, server, &alone)?;
         let name = one.name.unwrap_or_else(|| Place::usual_name(&transport));
-        if name.is_empty() || name.len() > MAX_NAME || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        if name.is_empty()
+            || name.chars().count() > MAX_NAME
+            || name.contains(|c: char| c.is_control() || c.is_whitespace())
+        {
             let message = format!("`{}` cannot be the name of an instance", shorten(&name));
             let hint = format!("at most {MAX_NAME} characters without blanks");
             builder.error(&[here[0], here[1], here[2], here[3], "name"], message, hint);
@@ -125,14 +132,14 @@ fn replicas(builder: &mut Builder<'_>, server: &str, file: &ServerFile, count: u
     Some((1..=count).map(one).collect())
 }
 
-/// The checks. Several instances that say nothing of it are asked for a sign of life.
-fn health(builder: &mut Builder<'_>, server: &str, file: &ServerFile, several: bool) -> Option<Health> {
+/// The checks of instances that are reached in `ways`. Several that say nothing of it are asked for a sign of life.
+fn health(builder: &mut Builder<'_>, server: &str, file: &ServerFile, ways: &[&Transport]) -> Option<Health> {
     let Some(written) = &file.health else {
-        let usual = check(builder, server, "readiness", &CheckFile::default())?;
-        return Some(Health { readiness: several.then_some(usual), ..Health::default() });
+        let usual = check(builder, server, "readiness", &CheckFile::default(), ways)?;
+        return Some(Health { readiness: (ways.len() > 1).then_some(usual), ..Health::default() });
     };
     let mut one = |key: &str, file: &Option<CheckFile>| match file {
-        Some(file) => check(builder, server, key, file).map(Some),
+        Some(file) => check(builder, server, key, file, ways).map(Some),
         None => Some(None),
     };
     Some(Health {
@@ -142,10 +149,10 @@ fn health(builder: &mut Builder<'_>, server: &str, file: &ServerFile, several: b
     })
 }
 
-fn check(builder: &mut Builder<'_>, server: &str, key: &str, file: &CheckFile) -> Option<Check> {
+fn check(builder: &mut Builder<'_>, server: &str, key: &str, file: &CheckFile, ways: &[&Transport]) -> Option<Check> {
     let at = ["servers", server, "health", key];
-    let ways = [file.mcp.is_some(), file.http.is_some(), file.tcp.is_some(), !file.command.is_empty()];
-    if ways.iter().filter(|way| **way).count() > 1 {
+    let written = [file.mcp.is_some(), file.http.is_some(), file.tcp.is_some(), !file.command.is_empty()];
+    if written.iter().filter(|way| **way).count() > 1 {
         builder.error(&at, "a check is one of `mcp`, `http`, `tcp` and `command`", "keep one of them");
         return None;
     }
@@ -157,12 +164,22 @@ fn check(builder: &mut Builder<'_>, server: &str, key: &str, file: &CheckFile) -
             builder.error(&at, "this is neither a path nor a URL", "write `http: /health`");
             return None;
         }
+        if is_path && ways.iter().any(|way| !matches!(way, Transport::Http(_))) {
+            let at = ["servers", server, "health", key, "http"];
+            builder.error(&at, "a path can only be asked of a server reached over HTTP", "write a whole URL");
+            return None;
+        }
         Probe::Http(target.clone())
     } else if let Some(address) = &file.tcp {
         let other = HostPort::parse(address);
         if other.is_none() && address != "instance" {
             let at = ["servers", server, "health", key, "tcp"];
             builder.error(&at, "this is not an address to connect to", "write `instance`, or a host and a port");
+            return None;
+        }
+        if other.is_none() && ways.iter().any(|way| matches!(way, Transport::Stdio(_))) {
+            let at = ["servers", server, "health", key, "tcp"];
+            builder.error(&at, "a process has no address to connect to", "write `mcp: ping`, or a host and a port");
             return None;
         }
         Probe::Tcp(other)
