@@ -1,7 +1,12 @@
 //! Routing rules: which server a call goes to, where its name alone does not decide it. What people write and what the
 //! program uses stand together here, because nothing else needs either.
 
-use crate::{Glob, build::Builder, check::shorten, leaf::{PatternText, globs}};
+use crate::{
+    Glob,
+    build::Builder,
+    check::shorten,
+    leaf::{PatternText, globs},
+};
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use schemars::JsonSchema;

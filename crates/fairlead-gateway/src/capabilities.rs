@@ -65,8 +65,7 @@ pub(crate) fn merged(endpoint: &Endpoint, era: Era) -> String {
             "{\"listChanged\":true}".to_owned()
         };
     }
-    if endpoint.shaping.as_ref().is_some_and(|shaping| shaping.cuts) {
-        // The gateway has the rest of what it cut; clients read nothing of whom that does not promise resources.
+    if cuts(endpoint) {
         members.entry("resources").or_insert_with(|| "{}".to_owned());
     }
     if let Some(extensions) = extensions(endpoint, era) {
@@ -95,12 +94,18 @@ fn extensions(endpoint: &Endpoint, era: Era) -> Option<String> {
     (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
+/// Whether the gateway has the rest of answers that it cut: clients read nothing of whom that does not promise resources.
+fn cuts(endpoint: &Endpoint) -> bool {
+    endpoint.shaping.as_ref().is_some_and(|shaping| shaping.cuts)
+}
+
 /// Capabilities of one server for a client of its own era: its own, less tasks where the client has none.
-pub(crate) fn transparent(peer: &Peer, has_tasks: bool) -> String {
-    if has_tasks {
-        return peer.capabilities.to_string();
+pub(crate) fn transparent(endpoint: &Endpoint, peer: &Peer, has_tasks: bool) -> String {
+    let own = if has_tasks { peer.capabilities.to_string() } else { without(&peer.capabilities, "tasks") };
+    if !cuts(endpoint) || list::raw_member(&own, "resources").is_some() {
+        return own;
     }
-    without(&peer.capabilities, "tasks")
+    if own == "{}" { "{\"resources\":{}}".to_owned() } else { format!("{{\"resources\":{{}},{}", &own[1..]) }
 }
 
 /// The capabilities object for a session.

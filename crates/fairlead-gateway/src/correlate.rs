@@ -8,7 +8,7 @@
 use crate::{call::Call, seen::Seen};
 use aws_lc_rs::rand;
 use fairlead_config::Correlation;
-use fairlead_wire::{Field, Frame, edit::Edits};
+use fairlead_wire::{Field, Frame};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -90,25 +90,13 @@ impl Info {
     }
 }
 
-/// Puts what the client wanted to know into the `_meta` of its result.
-pub(crate) fn tell(info: &Info, call: &Call, server: &str, frame: &Frame, edits: &mut Edits) {
-    let Some(result) =
-        frame.span(Field::Result).filter(|_| frame.raw(Field::Result).is_some_and(|raw| raw.starts_with('{')))
-    else {
-        return;
-    };
-    let members = [
+/// What the client wanted to know, as members of the `_meta` of its result.
+pub(crate) fn members(info: &Info, call: &Call, server: &str) -> [(&'static str, String); 3] {
+    [
         ("fairlead/server", fairlead_wire::message::quote(server)),
         ("fairlead/latency_ms", call.started.elapsed().as_millis().to_string()),
         ("fairlead/attempts", info.attempts.load(Ordering::Relaxed).to_string()),
-    ];
-    match frame.span(Field::ResultMeta) {
-        Some(meta) => members.iter().for_each(|(key, value)| edits.insert_first(meta, key, value)),
-        None => {
-            let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
-            edits.insert_first(result, "_meta", &format!("{{{}}}", members.join(",")));
-        }
-    }
+    ]
 }
 
 #[cfg(test)]

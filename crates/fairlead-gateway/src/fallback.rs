@@ -12,6 +12,7 @@ use crate::{
     resolve::Target,
     shaping::{self, Treatment},
     snapshot::Upstream,
+    tasks,
 };
 use fairlead_config::Fallback;
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
@@ -86,6 +87,9 @@ fn at(call: &Call, server: &ServerName, name: &str) -> Option<Target> {
     let there = shaping::at_server(snapshot.all(), upstream, name, other.item(&mut catalog, call))?;
     if let Some(treatment) = Treatment::elsewhere(there, call.treatment.as_ref()) {
         inspect::check(call, &mut other, &treatment).ok()?;
+        if treatment.response.is_some() {
+            tasks::undeclare(call, &mut other);
+        }
         other.treatment = Some(treatment);
     }
     Some(other)

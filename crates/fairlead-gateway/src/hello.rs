@@ -53,7 +53,11 @@ pub(crate) async fn initialize(
         })?;
     let has_tasks = keeps && tasks::knows_tasks(revision);
     let result = match capabilities::same_era_peer(endpoint, Era::Legacy) {
-        Some(peer) => same_era_result(&peer.answer, &capabilities::transparent(&peer, has_tasks), revision),
+        Some(peer) => {
+            let revision = format!("\"{}\"", revision.as_str());
+            let capabilities = capabilities::transparent(endpoint, &peer, has_tasks);
+            with_members(&peer.answer, [("protocolVersion", revision), ("capabilities", capabilities)])
+        }
         None => own_result(endpoint, revision, has_tasks),
     };
     let id = frame.id().unwrap_or("null");
@@ -63,12 +67,10 @@ pub(crate) async fn initialize(
     Ok(response)
 }
 
-/// The server's own answer, with the revision of this session and the capabilities that are carried.
-fn same_era_result(answer: &str, capabilities: &str, revision: Revision) -> String {
+/// The server's own answer with other values of some members, and every other byte as it came.
+fn with_members<const N: usize>(answer: &str, members: [(&str, String); N]) -> String {
     let mut edits = Edits::new();
-    for (key, value) in
-        [("protocolVersion", format!("\"{}\"", revision.as_str())), ("capabilities", capabilities.to_owned())]
-    {
+    for (key, value) in members {
         let whole = Span { start: 0, end: u32::try_from(answer.len()).unwrap_or(u32::MAX) };
         match list::member_span(answer, key) {
             Some(span) if answer[span.range()] == value => {}
@@ -96,7 +98,8 @@ fn own_result(endpoint: &Endpoint, revision: Revision, has_tasks: bool) -> Strin
 pub(crate) async fn discover(call: &Call) -> Response<Body> {
     capabilities::wait_for_peers(&call.endpoint, call.era, call.capabilities).await;
     if let Some(peer) = capabilities::call_peer(call) {
-        return answer::own(call, &peer.answer);
+        let capabilities = capabilities::transparent(&call.endpoint, &peer, true);
+        return answer::own(call, &with_members(&peer.answer, [("capabilities", capabilities)]));
     }
     let versions: Vec<_> = Revision::ALL.iter().rev().map(|revision| format!("\"{}\"", revision.as_str())).collect();
     let instructions = capabilities::instructions(&call.endpoint, Era::Modern)

@@ -68,7 +68,7 @@ impl ListNotices {
             };
             let place = tokio::select! {
                 event = event => match event {
-                    Ok(ServerEvent::ListChanged { kind, era: Era::Modern }) => Some(place(kind)),
+                    Ok(ServerEvent::ListChanged { kind, era: Era::Modern, .. }) => Some(place(kind)),
                     Ok(_) => None,
                     // What was missed is not known: what waits is passed on in time.
                     Err(RecvError::Lagged(_)) => None,

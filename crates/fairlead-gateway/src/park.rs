@@ -425,7 +425,8 @@ pub(crate) fn needs_roots(call: &Call, target: &Target) -> Response<Body> {
 /// a question in the revision of 2026-07-28.
 pub(crate) fn answer(call: &Call, target: &Target, answer: &Final, link: Era) -> (StatusCode, Bytes) {
     if call.era == Era::Modern && link == Era::Legacy && answer.frame.error_code() == Some(URL_REQUIRED) {
-        return urls(call, target, &answer.frame);
+        let filtered = shape::filtered(call, answer);
+        return urls(call, target, &filtered.as_ref().unwrap_or(answer).frame);
     }
     if call.era == Era::Legacy && link == Era::Legacy && answer.frame.kind() == Kind::Error {
         let server = target.upstream.handle.name().as_str();

@@ -93,8 +93,10 @@ fn notice(kind: ListingKind) -> &'static str {
 
 fn one(gateway: &Gateway, handle: &ServerHandle, event: ServerEvent, changed: &mut Changed) {
     match event {
-        ServerEvent::ListChanged { kind, era } => {
-            outdate(gateway, handle, kind);
+        ServerEvent::ListChanged { kind, era, replaces } => {
+            if replaces {
+                outdate(gateway, handle, kind);
+            }
             changed.add(notice(kind), era);
         }
         ServerEvent::ResourceUpdated { key, uri, frame } => {

@@ -64,8 +64,11 @@ impl Routing {
             return owner;
         }
         let servers = &call.endpoint.servers;
-        let may = |at: &usize| is_eligible(&servers[*at], call, asked);
-        pick(&route.to, hash(call, asked, route.rule.by_caller), may).unwrap_or(owner)
+        // What a server's own rules keep back is not reached through a route either, not even for its error.
+        let may = |at: &usize| is_permitted(&servers[*at], call, asked);
+        let to: Vec<_> = route.to.iter().filter(|(at, _)| may(at)).cloned().collect();
+        let is_up = |at: &usize| is_there(&servers[*at], call, asked);
+        pick(&to, hash(call, asked, route.rule.by_caller), is_up).unwrap_or(owner)
     }
 
     /// The server that gets a copy of a call, with the room for it.
@@ -106,14 +109,15 @@ fn argument(arguments: Option<&str>, path: &[String]) -> Option<String> {
     }
 }
 
-fn is_eligible(server: &Upstream, call: &Call, asked: Asked<'_>) -> bool {
-    let config = server.handle.config();
-    if asked.kind == ListingKind::Tools
-        && (!config.tools.permits(asked.original)
-            || shaping::standing(&call.endpoint, server, asked.kind, asked.original).is_hidden())
-    {
-        return false;
-    }
+/// Whether a server's rules let its clients have what is asked for.
+fn is_permitted(server: &Upstream, call: &Call, asked: Asked<'_>) -> bool {
+    asked.kind != ListingKind::Tools
+        || (server.handle.config().tools.permits(asked.original)
+            && !shaping::standing(&call.endpoint, server, asked.kind, asked.original).is_hidden())
+}
+
+/// Whether a server is not down, and has what is asked for as far as is known.
+fn is_there(server: &Upstream, call: &Call, asked: Asked<'_>) -> bool {
     let view = server.handle.peek();
     if matches!(view.state, State::Down { .. } | State::Stopped) {
         return false;
@@ -195,7 +199,8 @@ pub(crate) fn meant(call: &Call, merged: &Merged, called: &str) -> Option<String
         merged.tool(&exposed).is_some().then_some(exposed)
     };
     let servers = &endpoint.servers;
-    let eligible = servers.iter().filter(|upstream| is_eligible(upstream, call, asked)).find_map(named);
+    let is_eligible = |upstream: &&Upstream| is_permitted(upstream, call, asked) && is_there(upstream, call, asked);
+    let eligible = servers.iter().filter(is_eligible).find_map(named);
     eligible.or_else(|| servers.iter().find_map(named))
 }
 

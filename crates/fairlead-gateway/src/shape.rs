@@ -25,10 +25,15 @@ const INVALID_PARAMS: i64 = -32602;
 const LEGACY_URL_REQUIRED: i64 = -32042;
 const INTERNAL_ERROR: i64 = -32603;
 
+/// What the operator's rules leave of an answer; `None` where there are none for it.
+pub(crate) fn filtered(call: &Call, answer: &Final) -> Option<Final> {
+    let filter = call.treatment.as_ref()?.response.as_ref()?;
+    response_filter::apply(call, filter, answer)
+}
+
 /// The answer of a call.
 pub(crate) fn answer(call: &Call, server: &fairlead_config::Server, answer: &Final, link: Era) -> (StatusCode, Bytes) {
-    let filter = call.treatment.as_ref().and_then(|treatment| treatment.response.as_ref());
-    let filtered = filter.and_then(|filter| response_filter::apply(call, filter, answer));
+    let filtered = filtered(call, answer);
     let answer = filtered.as_ref().unwrap_or(answer);
     match &call.task {
         None => ordinary(call, server, answer, link, Edits::new()),
@@ -79,8 +84,10 @@ pub(crate) fn ordinary(
         );
         return (status, call_refusal_bytes(Era::Legacy, Some(call.id()), &refusal));
     }
+    // What the gateway adds to the result's `_meta`: in one piece, as there may be none yet.
+    let mut meta = Vec::new();
     if !same_era(call, link) {
-        cross(call, frame, &mut edits);
+        cross(call, frame, &mut edits, &mut meta);
     }
     if call.reuse.is_some()
         && let (Some(span), Some(ttl)) = (frame.span(Field::ResultTtlMs), frame.raw(Field::ResultTtlMs))
@@ -92,8 +99,9 @@ pub(crate) fn ordinary(
         prefix_uris(frame, Field::Result, server.name.as_str(), &mut edits);
     }
     if let Some(info) = &call.info {
-        correlate::tell(info, call, server.name.as_str(), frame, &mut edits);
+        meta.extend(correlate::members(info, call, server.name.as_str()));
     }
+    add_meta(frame, &meta, &mut edits);
     let bytes = edits.apply_with(frame.bytes(), id, call.id_bytes());
     match &call.session {
         Some(session) if older::may_need(session.revision, link, frame) => {
@@ -108,8 +116,21 @@ pub(crate) fn ordinary(
     }
 }
 
+/// Adds members to the `_meta` of a result that is an object.
+fn add_meta(frame: &Frame, members: &[(&str, String)], edits: &mut Edits) {
+    let is_object = frame.raw(Field::Result).is_some_and(|raw| raw.starts_with('{'));
+    let Some(result) = frame.span(Field::Result).filter(|_| is_object && !members.is_empty()) else { return };
+    match frame.span(Field::ResultMeta) {
+        Some(meta) => members.iter().for_each(|(key, value)| edits.insert_first(meta, key, value)),
+        None => {
+            let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+            edits.insert_first(result, "_meta", &format!("{{{}}}", members.join(",")));
+        }
+    }
+}
+
 /// The members in which answers of the two eras differ.
-fn cross(call: &Call, frame: &Frame, edits: &mut Edits) {
+fn cross(call: &Call, frame: &Frame, edits: &mut Edits, meta: &mut Vec<(&'static str, String)>) {
     let is_read = call.frame.method_class() == Method::ResourcesRead;
     match (frame.kind(), call.era) {
         (Kind::Error, Era::Modern) if frame.error_code() == Some(LEGACY_RESOURCE_NOT_FOUND) => {
@@ -141,7 +162,7 @@ fn cross(call: &Call, frame: &Frame, edits: &mut Edits) {
             }
             if frame.span(Field::ResultMeta).is_none() {
                 let info = capabilities::server_info(&call.endpoint, call.era);
-                edits.insert_first(result, "_meta", &format!("{{\"io.modelcontextprotocol/serverInfo\":{info}}}"));
+                meta.push(("io.modelcontextprotocol/serverInfo", info.to_string()));
             }
         }
         _ => {}

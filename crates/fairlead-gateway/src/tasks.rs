@@ -27,7 +27,7 @@ mod to_legacy;
 mod to_modern;
 
 pub(crate) use follow::{follow, followed, listens, needs_extension};
-pub(crate) use forgo::forgo;
+pub(crate) use forgo::{forgo, undeclare};
 pub(crate) use listing::list;
 pub(crate) use polled::{Behind, begin as begin_polled};
 pub(crate) use shape::{answer as shape_answer, client_answer, notification, question, status, unmarked};

@@ -13,6 +13,9 @@ pub enum ServerEvent {
         kind: ListingKind,
         /// For clients served in which era.
         era: Era,
+        /// Whether it differs from an earlier list of this very kind, so that what was answered before may be outdated. The
+        /// first list that is ever learned is news to clients, and outdates nothing.
+        replaces: bool,
     },
     /// `notifications/resources/updated`, for whoever subscribed through `key`.
     ResourceUpdated {

@@ -52,6 +52,12 @@ impl Span {
     pub fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
+
+    /// A place inside `outer`, as a place in what `outer` is in.
+    #[must_use]
+    pub fn within(self, outer: Span) -> Span {
+        Span { start: outer.start + self.start, end: outer.start + self.end }
+    }
 }
 
 /// What a message is.

@@ -10,6 +10,11 @@ pub(crate) fn forgo(call: &mut Call, target: &mut Target) {
         return;
     }
     call.capabilities = call.capabilities.without_task_extension();
+    undeclare(call, target);
+}
+
+/// The same for a call that has forgone its task already and is made at another server.
+pub(crate) fn undeclare(call: &Call, target: &mut Target) {
     let declared = call.frame.raw(Field::MetaClientCapabilities).zip(call.frame.span(Field::MetaClientCapabilities));
     if let Some((declared, span)) = declared
         && let Some(extensions) = list::raw_member(declared, "extensions")

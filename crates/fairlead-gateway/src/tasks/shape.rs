@@ -59,7 +59,9 @@ pub(crate) fn answer(
         Asked::Polled(_) => {
             let mut edits = Edits::new();
             if let (Some(span), Some(meta)) = (frame.span(Field::ResultMeta), frame.raw(Field::ResultMeta)) {
-                edits.replace(span, capabilities::without(meta, RELATED));
+                if let Some(related) = list::member_span(meta, RELATED) {
+                    edits.remove_at(frame.bytes(), related.within(span));
+                }
             }
             ordinary(edits)
         }

@@ -182,7 +182,7 @@ impl Conductor {
         }
         for era in [Era::Legacy, Era::Modern] {
             for kind in ListingKind::ALL {
-                let _ = self.several().events.send(ServerEvent::ListChanged { kind, era });
+                let _ = self.several().events.send(ServerEvent::ListChanged { kind, era, replaces: true });
             }
         }
     }
@@ -213,7 +213,8 @@ impl Conductor {
         outdate();
         several.changed.send_replace(version);
         for (kind, era) in changed {
-            let _ = several.events.send(ServerEvent::ListChanged { kind, era });
+            let replaces = !before.catalogs.is_empty();
+            let _ = several.events.send(ServerEvent::ListChanged { kind, era, replaces });
         }
         self.share_asks().await;
         self.note_who_serves();

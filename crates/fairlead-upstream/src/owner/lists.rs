@@ -195,8 +195,10 @@ impl Owner {
                     view.fresh = true;
                     view.unlisted = None;
                 });
+                let earlier = view.catalogs.get(&catalog_key);
                 for kind in changed {
-                    let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: catalog_key.era });
+                    let replaces = earlier.is_some_and(|earlier| !earlier.lists_same(&catalog, kind));
+                    let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: catalog_key.era, replaces });
                 }
                 self.save(catalog_key, &catalog);
             }

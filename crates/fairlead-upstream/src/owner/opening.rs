@@ -249,7 +249,7 @@ impl Owner {
         });
         // Its legacy clients see other lists from now on than while it was thought to speak both.
         for kind in ListingKind::ALL {
-            let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: Era::Modern });
+            let _ = self.shared.events.send(ServerEvent::ListChanged { kind, era: Era::Modern, replaces: true });
         }
         self.answer_waiting(key, error);
         // What they watched through links of their own era is watched through the modern one from now on.

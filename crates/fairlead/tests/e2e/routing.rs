@@ -92,6 +92,30 @@ async fn a_route_decides_by_tool_and_argument_and_what_is_down_is_passed_over() 
 }
 
 #[tokio::test]
+async fn what_a_server_keeps_back_is_not_reached_through_a_route() {
+    let servers = [
+        ScriptedServer::start(script(Script::legacy())).await,
+        ScriptedServer::start(script(Script::modern())).await,
+        ScriptedServer::start(script(Script::legacy())).await,
+    ];
+    let [a, b, c] = servers.each_ref().map(ScriptedServer::url);
+    let gateway = Gateway::start(&format!(
+        "routes:\n  - {{ tool: [a__get], to: [{{ server: b }}, {{ server: c }}] }}\n  \
+         - {{ tool: [a__put], to: [{{ server: b }}, {{ server: c, priority: 1 }}] }}\n\
+         servers:\n  a: {{ url: \"{a}\" }}\n  b: {{ url: \"{b}\", tools: {{ deny: [get], rules: {{ put: {{ hide: true }} }} }} }}\n  \
+         c: {{ url: \"{c}\", tools: {{ deny: [get] }} }}\n"
+    ))
+    .await;
+    let house = House { gateway, servers };
+    for client in &house.clients().await {
+        client.call("a__get", json!({"n": 1})).await.unwrap();
+        client.call("a__put", json!({"n": 2})).await.unwrap();
+    }
+    // Nobody of the first route may have it: it stays where its name says. The second goes to the one that may.
+    assert_eq!(house.counts(), [2, 0, 2]);
+}
+
+#[tokio::test]
 async fn calls_are_split_by_weight_and_equal_calls_go_the_same_way() {
     let house =
         House::new("routes:\n  - { tool: ['a__*'], to: [{ server: a, weight: 3 }, { server: b, weight: 1 }] }\n").await;

@@ -1,7 +1,7 @@
 //! What the operator says of single tools: how they are shown, what their arguments must be, what becomes of their
 //! answers; and what goes along with a request.
 
-use fairlead_testkit::{McpClient, Script, ScriptedServer, ToolScript};
+use fairlead_testkit::{Finish, McpClient, Script, ScriptedServer, ToolScript};
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, NEWEST_LEGACY, rows};
@@ -306,6 +306,18 @@ async fn answers_are_selected_and_redacted_also_at_the_end_of_a_stream() {
 }
 
 #[tokio::test]
+async fn a_url_to_be_opened_is_redacted_like_any_answer() {
+    let tools = || vec![ToolScript::new("open").finish(Finish::UrlRequired { times: 100 })];
+    let rules = "open: { response: { redact: ['a URL must'], mark: '(taken out)' } }\n";
+    let (gateway, _servers) = house(&tools, rules, "").await;
+    for client in clients(&gateway, "/mcp").await {
+        let answer = client.request("tools/call", json!({"name": "old__open", "arguments": {}})).await.unwrap();
+        let raw = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(raw.contains("(taken out) be opened first") && !raw.contains("a URL must"), "{raw}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_answer_is_cut_and_the_rest_can_be_read_by_its_caller() {
     let long: String = (0..3000).map(|number| format!("line {number} ä\n")).collect();
     let result = json!({"content": [{"type": "text", "text": long}], "structuredContent": {"long": long}, "resultType": "complete"});
@@ -314,6 +326,12 @@ async fn a_long_answer_is_cut_and_the_rest_can_be_read_by_its_caller() {
         house(&tools, "read: { response: { max_bytes: 16KiB } }\n", "results: { max: 100 }\n").await;
     let promised = gateway.legacy("/mcp", NEWEST_LEGACY).await.initialized()["capabilities"]["resources"].clone();
     assert!(promised.is_object(), "resources are promised");
+    for name in ["old", "new"] {
+        let path = format!("/servers/{name}/mcp");
+        let legacy = gateway.legacy(&path, NEWEST_LEGACY).await.initialized()["capabilities"].clone();
+        let modern = gateway.modern(&path).result("server/discover", json!({})).await.unwrap()["capabilities"].clone();
+        assert!(legacy["resources"].is_object() && modern["resources"].is_object(), "{name}: {legacy} {modern}");
+    }
     for (path, name) in [("/mcp", "old__read"), ("/mcp", "new__read"), ("/servers/old/mcp", "read")] {
         for (client, stranger) in clients(&gateway, path).await.into_iter().zip(clients(&gateway, path).await) {
             let answer = client.call(name, json!({})).await.unwrap();
@@ -393,7 +411,10 @@ async fn a_client_that_asks_is_told_what_became_of_its_call() {
             let plain = client.call(name, json!({})).await.unwrap();
             assert!(!plain["_meta"].to_string().contains("fairlead/"), "{plain}");
             let params = json!({"name": name, "arguments": {}, "_meta": {"fairlead/info": true}});
-            let asked = client.result("tools/call", params).await.unwrap();
+            let asked = client.request("tools/call", params).await.unwrap();
+            let raw = String::from_utf8_lossy(&asked.body).into_owned();
+            assert_eq!(raw.matches("\"_meta\"").count(), 1, "{raw}");
+            let asked = asked.result().unwrap();
             let by_header = client.header("fairlead-info", "1").call(name, json!({})).await.unwrap();
             for told in [asked, by_header] {
                 let meta = &told["_meta"];
