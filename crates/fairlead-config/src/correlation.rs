@@ -25,7 +25,7 @@ const MEANT_OTHERWISE: [&str; 10] = [
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CorrelationFile {
-    /// The header that carries it. One that a client sends is kept, returned with the answer and sent on to servers
+    /// The header that carries the id of a request. One that a client sends is kept, returned with the answer and sent on to servers
     /// that are reached over HTTP.
     pub request_id: String,
     /// Whether a request that has none is given one.

@@ -270,8 +270,9 @@ fn write_duration(duration: &Duration) -> String {
 }
 
 fn write_size(size: &usize) -> String {
-    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.into_iter().find(|(_, factor)| *size >= *factor && size.is_multiple_of(*factor)) {
+    let binary = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let mut units = binary.into_iter().chain([("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)]);
+    match units.find(|(_, factor)| *size >= *factor && size.is_multiple_of(*factor)) {
         Some((unit, factor)) => format!("{}{unit}", size / factor),
         None => format!("{size}B"),
     }
@@ -362,6 +363,7 @@ mod tests {
             assert_eq!(size(text).map_err(|m| m.message), expected.map_err(Cow::from), "{text}");
         }
         assert_eq!(write_size(&65_536), "64KiB");
-        assert_eq!(write_size(&1_000_000), "1000000B");
+        assert_eq!(write_size(&1_000_000), "1MB");
+        assert_eq!(write_size(&1_001), "1001B");
     }
 }

@@ -56,7 +56,7 @@ pub enum PresetFile {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BulkheadFile {
-    /// Where the bounds begin: `critical`, `standard` or `batch`.
+    /// Where the bounds begin: 100 calls at once and 8 GiB; 50, 4 GiB; 200, 16 GiB.
     pub preset: PresetFile,
     /// Calls under way at once.
     #[schemars(range(min = 1, max = 1_000_000))]

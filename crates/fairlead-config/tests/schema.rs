@@ -49,6 +49,49 @@ fn every_key_is_described_and_unknown_keys_are_refused() {
     }
 }
 
+/// Text without marks, links and breaks.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("](") {
+        out.push_str(&rest[..at]);
+        rest = rest[at..].split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out.push_str(rest);
+    let words: Vec<String> = out
+        .split(|c: char| c.is_whitespace() || "`[]".contains(c))
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    words.join(" ")
+}
+
+/// Every key has a row in the documentation that says of it what the schema says, with its default.
+#[test]
+fn every_key_is_documented() {
+    let page = include_str!("../../../docs/configuration.md");
+    let rows: Vec<(&str, String)> =
+        page.lines().filter_map(|line| Some((line.strip_prefix("| `")?.split_once("` |")?.0, plain(line)))).collect();
+    let schema = schema();
+    let mut missing = Vec::new();
+    properties(&schema, "", &mut |at, property| {
+        let key = at.rsplit('.').next().unwrap_or_default();
+        let described = property["description"].as_str().unwrap_or_default();
+        let first = plain(described.split(". ").next().unwrap_or_default());
+        let first: String = first.trim_end_matches('.').chars().take(60).collect();
+        let default = match &property["default"] {
+            Value::String(text) => Some(plain(text)),
+            number @ Value::Number(_) => Some(number.to_string()),
+            _ => None,
+        };
+        let says = |row: &str| row.contains(&first) && default.as_ref().is_none_or(|default| row.contains(default));
+        if !rows.iter().any(|(name, row)| *name == key && says(row)) {
+            missing.push(format!("{at}: {described} (default {})", property["default"]));
+        }
+    });
+    assert!(missing.is_empty(), "not in docs/configuration.md:\n{}", missing.join("\n"));
+}
+
 /// The defaults that the schema prints are those that the program uses.
 #[test]
 fn written_defaults_change_nothing() {

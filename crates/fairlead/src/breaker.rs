@@ -116,7 +116,7 @@ pub(crate) fn run(arguments: &cli::Breaker) -> Result<Exit, Failure> {
     let tool = arguments.tool.as_deref().map(|tool| format!("&tool={}", control::percent(tool))).unwrap_or_default();
     let (name, to) = (control::percent(&arguments.name), arguments.to.word());
     let path = format!("{PREFIX}breaker?server={name}{tool}&to={to}");
-    let done = runtime::control(private::with_gateway(&arguments.listing.which, None, async |reach: &Reach| {
+    let done = runtime::control(private::with_running(&arguments.listing.which, async |reach: &Reach| {
         listing::local(reach, "servers breaker")?;
         reach.order::<Done>(&path, listing::ANSWER).await
     }))?;

@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &cli::Cache) -> Result<Exit, Failure> {
 }
 
 fn show(arguments: &cli::Listing) -> Result<Exit, Failure> {
-    let row = runtime::control(private::with_gateway(&arguments.which, None, async |reach: &Reach| {
+    let row = runtime::control(private::with_running(&arguments.which, async |reach: &Reach| {
         listing::local(reach, "cache")?;
         reach.control::<CacheRow>(&control::cache_path(), listing::ANSWER).await
     }))?;
@@ -59,7 +59,7 @@ fn drop_answers(arguments: &cli::Purge) -> Result<Exit, Failure> {
     if let Some(Err(error)) = arguments.tool.as_deref().map(Glob::new) {
         return Err(Failure::usage(error.to_string()));
     }
-    let row = runtime::control(private::with_gateway(&arguments.which, None, async |reach: &Reach| {
+    let row = runtime::control(private::with_running(&arguments.which, async |reach: &Reach| {
         listing::local(reach, "cache")?;
         reach.order::<PurgeRow>(&path, listing::ANSWER).await
     }))?;

@@ -28,7 +28,6 @@ pub(crate) enum Command {
     /// Serve one client on stdin and stdout through the running gateway, which is started if need be
     Stdio(Stdio),
     /// List the servers with their state, or change something about one
-    /// List the servers with their state, or take an instance of one out of service
     Servers(Servers),
     /// List the tools as clients see them
     Tools(Listing),

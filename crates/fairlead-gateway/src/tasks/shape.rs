@@ -58,10 +58,10 @@ pub(crate) fn answer(
         Asked::About { .. } => ordinary(Edits::new()),
         Asked::Polled(_) => {
             let mut edits = Edits::new();
-            if let (Some(span), Some(meta)) = (frame.span(Field::ResultMeta), frame.raw(Field::ResultMeta)) {
-                if let Some(related) = list::member_span(meta, RELATED) {
-                    edits.remove_at(frame.bytes(), related.within(span));
-                }
+            if let (Some(span), Some(meta)) = (frame.span(Field::ResultMeta), frame.raw(Field::ResultMeta))
+                && let Some(related) = list::member_span(meta, RELATED)
+            {
+                edits.remove_at(frame.bytes(), related.within(span));
             }
             ordinary(edits)
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     event::End,
-    http_client::{Body, HttpClients, Worker},
+    http_client::{Body, HttpClients, PoolError, Worker},
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::sse::{SseError, SseEvent, SseLimits, SseParser};
@@ -194,7 +194,12 @@ impl Poster {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.address.clone();
         request.headers_mut().clone_from(&self.headers);
-        let mut answering = self.clients.of(Worker::CONTROL).request(request);
+        // An answer to the server, and what else is not waited for, does not queue behind calls for a connection.
+        let pool = match outgoing.call {
+            Some(_) => self.clients.of(Worker::CONTROL),
+            None => self.clients.listening(Worker::CONTROL),
+        };
+        let mut answering = pool.request(request);
         let (call, sorter) = (outgoing.call, Arc::clone(sorter));
         Box::pin(async move {
             let is_wanted = || call.is_some_and(|call| sorter.is_waiting(call));
@@ -205,6 +210,8 @@ impl Poster {
                     let _ = timeout(REST_TIME, collect(response.into_body(), MAX_ERROR_BODY)).await;
                     refusal(status)
                 }
+                // That all connections are in use says nothing of the server.
+                Some(Err(error @ PoolError::AcquireTimeout(_))) => Some((transport_error(error), Seriousness::Once)),
                 Some(Err(error)) => Some((transport_error(error), Seriousness::Suspect)),
                 // Its answer came on the stream, or nobody waits for it any more.
                 None if call.is_some() => None,

@@ -127,10 +127,10 @@ impl AnswerStream {
             match &mut self.state {
                 State::Head(response) => {
                     let response = response.await.map_err(|error| {
-                        if matches!(error, PoolError::AcquireTimeout(_)) {
-                            return transport_error(error);
+                        // That all connections are in use says nothing of the server.
+                        if !matches!(error, PoolError::AcquireTimeout(_)) {
+                            self.shared.inbound.tell(LinkEvent::Suspect { link: self.shared.inbound.link });
                         }
-                        self.shared.inbound.tell(LinkEvent::Suspect { link: self.shared.inbound.link });
                         // The request itself was taken before its stream was picked up again.
                         if self.resumes > 0 { broken().because(error) } else { transport_error(error) }
                     })?;
