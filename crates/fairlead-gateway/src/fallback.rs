@@ -10,6 +10,7 @@ use crate::{
     dispatch::Begun,
     inspect, record,
     resolve::Target,
+    response::{own_result, text_content},
     shaping::{self, Treatment},
     snapshot::Upstream,
     tasks,
@@ -17,7 +18,7 @@ use crate::{
 use fairlead_config::Fallback;
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
 use fairlead_upstream::Final;
-use fairlead_wire::{Era, Field, Frame, Limits, Method, edit::Edits, message};
+use fairlead_wire::{Field, Frame, Limits, Method, edit::Edits, message};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::Instant;
 
@@ -120,12 +121,9 @@ fn marked(answer: Final, mark: &str) -> Final {
 /// The answer that is always the same, as the client's era has it.
 fn of_text(call: &Call, text: Option<&str>, structured: Option<&str>, mark: &str) -> Option<Final> {
     // Clients that do not know structured content find it in the text.
-    let text = message::quote(text.or(structured)?);
-    let kind = if call.era == Era::Modern { "\"resultType\":\"complete\"," } else { "" };
+    let content = text_content(text.or(structured)?);
     let structured = structured.map(|object| format!("\"structuredContent\":{object},")).unwrap_or_default();
-    let result = format!(
-        "{{{kind}{structured}\"content\":[{{\"type\":\"text\",\"text\":{text}}}],\"_meta\":{{\"{META}\":{mark}}}}}"
-    );
+    let result = own_result(call.era, &format!("{structured}{content}"), &[(META, mark)]);
     let frame = Frame::parse(message::result("0", &result), &Limits::default()).ok()?;
     Some(Final { frame, status: None })
 }

@@ -11,15 +11,14 @@ pub(crate) use schema::InputSchema;
 use crate::{
     body::Body,
     call::Call,
-    merged::own_info,
     record,
     resolve::Target,
-    response::{json, refuse_call},
+    response::{json, own_result, refuse_call, text_content},
     shaping::Treatment,
 };
 use fairlead_core::{Code, Refusal};
 use fairlead_observe::CallStatus;
-use fairlead_wire::{Era, Field, Revision, list, message};
+use fairlead_wire::{Field, Revision, list, message};
 use http::{Response, StatusCode};
 use std::fmt::Write;
 
@@ -119,18 +118,8 @@ pub(crate) fn refuse(call: &Call, target: &Target, faults: &[Fault]) -> Response
         let refusal = Refusal::new(code, text).with_data(problems);
         return refuse_call(call.era, Some(call.id()), &refusal);
     }
-    let text = message::quote(&format!("{text}\n({})", code.label()));
-    let content = format!("\"content\":[{{\"type\":\"text\",\"text\":{text}}}],\"isError\":true");
-    let own = format!("\"fairlead/invalid\":{problems}");
-    let result = match call.era {
-        Era::Legacy => format!("{{{content},\"_meta\":{{{own}}}}}"),
-        Era::Modern => {
-            let info = own_info();
-            format!(
-                "{{\"resultType\":\"complete\",{content},\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{info},{own}}}}}"
-            )
-        }
-    };
+    let content = format!("{},\"isError\":true", text_content(&format!("{text}\n({})", code.label())));
+    let result = own_result(call.era, &content, &[("fairlead/invalid", &problems)]);
     json(StatusCode::OK, message::result(call.id(), &result))
 }
 

@@ -1,6 +1,6 @@
 //! Putting answers together.
 
-use crate::body::Body;
+use crate::{body::Body, merged::own_info};
 use bytes::Bytes;
 use fairlead_core::{Code, Refusal};
 use fairlead_wire::{Era, message};
@@ -61,6 +61,24 @@ pub(crate) fn stream(body: Body) -> Response<Body> {
     response
 }
 
+/// A result that the gateway makes itself, of `members` (JSON text without braces) and members of its `_meta`: complete, and
+/// in the modern era with who made it.
+pub(crate) fn own_result(era: Era, members: &str, meta: &[(&str, &str)]) -> String {
+    let info = own_info();
+    let (kind, info) = match era {
+        Era::Legacy => ("", None),
+        Era::Modern => ("\"resultType\":\"complete\",", Some(("io.modelcontextprotocol/serverInfo", &*info))),
+    };
+    let meta: Vec<_> = info.iter().chain(meta).map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    let meta = if meta.is_empty() { String::new() } else { format!(",\"_meta\":{{{}}}", meta.join(",")) };
+    format!("{{{kind}{members}{meta}}}")
+}
+
+/// The content of a result: one text.
+pub(crate) fn text_content(text: &str) -> String {
+    format!("\"content\":[{{\"type\":\"text\",\"text\":{}}}]", message::quote(text))
+}
+
 /// A refusal as JSON-RPC text.
 pub(crate) fn refusal_bytes(id: Option<&str>, refusal: &Refusal) -> Bytes {
     error_bytes(id, refusal.code.info().rpc, refusal)
@@ -78,11 +96,7 @@ pub(crate) fn refuse(id: Option<&str>, refusal: &Refusal) -> Response<Body> {
     let status = StatusCode::from_u16(refusal.code.info().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, refusal_bytes(id, refusal));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        let after = match refusal.retry_after {
-            // Whole seconds, and never too early.
-            Some(after) => HeaderValue::from(after.as_secs() + u64::from(after.subsec_nanos() > 0)),
-            None => HeaderValue::from_static("1"),
-        };
+        let after = refusal.retry_after.map_or(HeaderValue::from_static("1"), retry_after);
         response.headers_mut().insert(header::RETRY_AFTER, after);
     }
     response

@@ -7,9 +7,8 @@
 use crate::{
     body::Body,
     call::Call,
-    merged::own_info,
     record,
-    response::{json, refuse_call},
+    response::{json, own_result, refuse_call},
 };
 use aws_lc_rs::rand;
 use fairlead_config::Results as Bounds;
@@ -202,20 +201,13 @@ impl Found {
     fn result(&self, uri: &str, era: Era) -> String {
         let (uri, text) = (message::quote(uri), message::quote(&self.part));
         let contents = format!("\"contents\":[{{\"uri\":{uri},\"mimeType\":\"text/plain\",\"text\":{text}}}]");
-        let next = self.next.as_ref().map(|next| format!("\"fairlead/next\":{}", message::quote(next)));
-        match era {
-            Era::Legacy => {
-                let meta = next.map(|next| format!(",\"_meta\":{{{next}}}")).unwrap_or_default();
-                format!("{{{contents}{meta}}}")
-            }
-            Era::Modern => {
-                let next = next.map(|next| format!(",{next}")).unwrap_or_default();
-                format!(
-                    "{{\"resultType\":\"complete\",{contents},\"ttlMs\":0,\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}{next}}}}}",
-                    own_info()
-                )
-            }
-        }
+        let members = match era {
+            Era::Legacy => contents,
+            Era::Modern => format!("{contents},\"ttlMs\":0,\"cacheScope\":\"private\""),
+        };
+        let next = self.next.as_deref().map(message::quote);
+        let meta: Vec<_> = next.iter().map(|next| ("fairlead/next", &**next)).collect();
+        own_result(era, &members, &meta)
     }
 }
 

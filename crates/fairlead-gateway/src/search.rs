@@ -13,7 +13,14 @@ mod synonyms;
 pub(crate) mod trim;
 mod words;
 
-use crate::{answer, body::Body, call::Call, list_page, merged::own_info, snapshot::View};
+use crate::{
+    answer,
+    body::Body,
+    call::Call,
+    list_page,
+    response::{own_result, text_content},
+    snapshot::View,
+};
 use bytes::Bytes;
 use catalog::{Catalog, Kept};
 use fairlead_config::{Find, Mode};
@@ -157,13 +164,7 @@ fn tool_error(call: &Call, text: &str) -> Response<Body> {
 /// The result of a tool of the gateway's own.
 fn result(era: Era, text: &str, is_error: bool) -> String {
     let is_error = if is_error { ",\"isError\":true" } else { "" };
-    let era = match era {
-        Era::Legacy => String::new(),
-        Era::Modern => {
-            format!(",\"resultType\":\"complete\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}", own_info())
-        }
-    };
-    format!("{{\"content\":[{{\"type\":\"text\",\"text\":{}}}]{is_error}{era}}}", message::quote(text))
+    own_result(era, &format!("{}{is_error}", text_content(text)), &[])
 }
 
 #[cfg(test)]

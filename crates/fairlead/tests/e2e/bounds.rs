@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually_some, rows};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually_some, relaxed, rows};
 
 /// What a client that does not read may cost.
 const ALLOWED: u64 = 36 * 1024 * 1024;
@@ -77,7 +77,7 @@ async fn calls_to_a_server_are_bounded() {
     let start = Instant::now();
     let answer = client.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap();
     assert!(message(&answer).contains("FL-1305") && message(&answer).contains("was not made"), "{}", message(&answer));
-    assert!(start.elapsed() < SECOND);
+    assert!(start.elapsed() < relaxed(SECOND));
     client.call("b__tool_0", json!({})).await.unwrap();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -107,7 +107,7 @@ async fn an_answer_over_the_limit_fails_its_own_call_and_at_once() {
         let start = Instant::now();
         let answer = client.request("tools/call", json!({"name": format!("{server}__huge")})).await.unwrap();
         assert!(message(&answer).contains("FL-1307"), "{server}: {}", message(&answer));
-        assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND * 2), "{server}: {:?}", start.elapsed());
         let large = client.call(&format!("{server}__large"), json!({})).await.unwrap();
         assert_eq!(large["filling"].as_str().unwrap().len(), 30_000);
     }
@@ -255,7 +255,7 @@ async fn a_client_that_never_reads_its_call_holds_up_nobody_else() {
         while Instant::now() < until {
             let start = Instant::now();
             client.call(&format!("{server}__tool_0"), json!({})).await.unwrap();
-            assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
+            assert!(start.elapsed() < relaxed(SECOND * 2), "{server}: {:?}", start.elapsed());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let grown = gateway.resident_bytes().saturating_sub(before);

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Gateway, MODERN, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+    Gateway, MODERN, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, relaxed,
+    rows,
 };
 
 /// What a debug build on a busy machine may take longer.
@@ -152,13 +153,13 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
         let start = Instant::now();
         let answer = client.request("tools/call", json!({"name": format!("{server}__x"), "arguments": {}})).await;
         let said = refusal(&answer.unwrap());
-        assert!(start.elapsed() < SECOND, "{server} took {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND), "{server} took {:?}", start.elapsed());
         assert!(said.contains("FL-1301") && said.contains("the call was not made"), "{said}");
     }
     for name in ["remote0__tool_0", "remote1__tool_1", "local0__tool_2"] {
         let start = Instant::now();
         client.call(name, json!({"n": 1})).await.unwrap();
-        assert!(start.elapsed() < SECOND, "{name} took {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND), "{name} took {:?}", start.elapsed());
     }
     waiting.abort();
 
@@ -188,7 +189,7 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
         assert!(why.contains("cannot be reached"), "{why}");
         let start = Instant::now();
         let answer = client.request("tools/call", json!({"name": format!("remote{n}__tool_0")})).await.unwrap();
-        assert!(start.elapsed() < SECOND);
+        assert!(start.elapsed() < relaxed(SECOND));
         assert!(refusal(&answer).contains("FL-1301"));
     }
     assert!(median_list_time(&gateway).await < LIST);
@@ -209,7 +210,7 @@ async fn slow_servers_do_not_keep_the_others_from_starting() {
     let client = gateway.modern("/mcp");
     let start = Instant::now();
     let list = client.result("tools/list", json!({})).await.unwrap();
-    assert!(start.elapsed() < FIRST_WAIT + MARGIN);
+    assert!(start.elapsed() < relaxed(FIRST_WAIT + MARGIN));
     assert_eq!(names(&list), ["good__tool_0", "good__tool_1", "good__tool_2"]);
 }
 
@@ -286,7 +287,7 @@ async fn each_kind_of_broken_server_leaves_the_others_alone_and_says_why() {
     for name in ["good__tool_0", "noisy__tool_1", "dying__tool_2"] {
         let start = Instant::now();
         client.call(name, json!({})).await.unwrap();
-        assert!(start.elapsed() < SECOND, "{name} took {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND), "{name} took {:?}", start.elapsed());
     }
     gateway.logged("writes what is not JSON-RPC").await;
 
@@ -319,7 +320,7 @@ async fn a_call_to_a_server_that_is_down_fails_at_once_on_every_path() {
         {
             let start = Instant::now();
             let answer = gateway.modern(&path).request("tools/call", json!({"name": name})).await.unwrap();
-            assert!(start.elapsed() < SECOND, "{server} {path} took {:?}", start.elapsed());
+            assert!(start.elapsed() < relaxed(SECOND), "{server} {path} took {:?}", start.elapsed());
             let said = refusal(&answer);
             assert!(said.contains("FL-1301") && said.contains(server), "{path}: {said}");
         }
@@ -327,14 +328,14 @@ async fn a_call_to_a_server_that_is_down_fails_at_once_on_every_path() {
         let start = Instant::now();
         let legacy = McpClient::new(&gateway.url(&format!("/servers/{server}/mcp")));
         let error = legacy.initialize(NEWEST_LEGACY).await.unwrap_err();
-        assert!(start.elapsed() < SECOND, "{server}");
+        assert!(start.elapsed() < relaxed(SECOND), "{server}");
         assert!(format!("{error:#}").contains("FL-1301"), "{error:#}");
     }
     // And a legacy client of all of them connects all the same.
     let start = Instant::now();
     let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
     assert!(client.list("tools/list", "tools").await.unwrap().is_empty());
-    assert!(start.elapsed() < SECOND * 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() < relaxed(SECOND * 2), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -365,7 +366,7 @@ async fn an_answer_that_is_no_message_fails_its_own_call_and_at_once() {
             let answer = client.request("tools/call", json!({"name": format!("{server}__{name}")})).await.unwrap();
             let said = refusal(&answer);
             assert!(said.contains("FL-1304"), "{server}, {name}: {said}");
-            assert!(start.elapsed() < SECOND, "{server}, {name}: {:?}", start.elapsed());
+            assert!(start.elapsed() < relaxed(SECOND), "{server}, {name}: {:?}", start.elapsed());
         }
         beside.await.unwrap().expect("a call beside them is not concerned");
     }
@@ -415,7 +416,7 @@ async fn a_catalog_of_other_clients_serves_while_the_server_is_starting() {
         client.initialize(NEWEST_LEGACY).await.unwrap();
         let start = Instant::now();
         let list = client.result("tools/list", json!({})).await.unwrap();
-        assert!(start.elapsed() < SECOND, "{capabilities}: {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND), "{capabilities}: {:?}", start.elapsed());
         assert_eq!(names(&list).len(), 3);
         assert!(list["tools"].as_array().unwrap().iter().all(|tool| tool["_meta"]["fairlead/stale"] == true), "{list}");
         assert_eq!(reason(&list["_meta"]["fairlead/servers"], "a"), "still starting");

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, relaxed, rows,
     scripted_program,
 };
 
@@ -120,7 +120,7 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
     for server in ["family", "stubborn", "remote"] {
         let start = Instant::now();
         client.call(&format!("{server}__tool_0"), json!({})).await.unwrap();
-        assert!(start.elapsed() < SECOND * 2, "{server}: {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND * 2), "{server}: {:?}", start.elapsed());
     }
 
     let idle = Instant::now();
@@ -197,7 +197,7 @@ async fn a_call_over_the_cap_is_refused_and_told_why() {
         let answer = third.request("tools/call", json!({"name": "a__tool_0"})).await.unwrap();
         let said = answer.error()["message"].as_str().unwrap_or_default().to_owned();
         assert!(said.contains("FL-1305") && said.contains("max_sessions"), "{said}");
-        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND), "{:?}", start.elapsed());
         for call in busy {
             call.await.unwrap().unwrap();
         }
@@ -264,7 +264,7 @@ async fn a_drain_is_over_in_time_whatever_the_calls_do() {
         }
         gateway.ended(PATIENCE).await;
         println!("`drain: {drain}`, {signals} signals: ended after {:?}", start.elapsed());
-        assert!(start.elapsed() < SECOND * 5, "`drain: {drain}`, {signals} signals: {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND * 5), "`drain: {drain}`, {signals} signals: {:?}", start.elapsed());
         assert!(processes::marked(gateway.mark()).is_empty());
         call.abort();
     }
@@ -298,7 +298,7 @@ async fn vanished_callers_of_a_server_that_asks_block_nobody() {
         rows::until(&gateway, "a", PATIENCE, "nobody calls", |row| row["calls"] == 0).await;
         let start = Instant::now();
         patient.call("a__ask", json!({})).await.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
-        assert!(start.elapsed() < SECOND * 8, "round {round}: {:?}", start.elapsed());
+        assert!(start.elapsed() < relaxed(SECOND * 8), "round {round}: {:?}", start.elapsed());
         assert!(server.living().len() <= 2);
     }
 }
@@ -321,7 +321,7 @@ async fn a_gateway_can_be_stopped_while_servers_are_starting() {
     eventually(PATIENCE, "the process and its child", || hung.living().len() == 2).await;
     let start = Instant::now();
     assert_eq!(gateway.stop().await, Some(0));
-    assert!(start.elapsed() < SECOND * 4, "{:?}", start.elapsed());
+    assert!(start.elapsed() < relaxed(SECOND * 4), "{:?}", start.elapsed());
     eventually(SECOND * 4, "nothing is left", || processes::marked(gateway.mark()).is_empty()).await;
     assert!(hung.living().is_empty());
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{client::Client, feature::Outcome, house::Row};
-use crate::support::{MODERN, PATIENCE};
+use crate::support::{MODERN, PATIENCE, relaxed};
 
 /// Within that everything arrives that is on its way.
 const SOON: Duration = Duration::from_secs(6);
@@ -151,7 +151,7 @@ pub(super) async fn cancellation(row: &Row) -> anyhow::Result<Outcome> {
     };
     let start = Instant::now();
     while !cancelled(&doomed)[row.server] {
-        ensure!(start.elapsed() < SOON, "the cancelled call goes on at the server");
+        ensure!(start.elapsed() < relaxed(SOON), "the cancelled call goes on at the server");
         tokio::time::sleep(POLL).await;
     }
     let result = row.client.finish(other).await.context("the other call")?.result()?;
