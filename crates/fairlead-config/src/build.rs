@@ -8,6 +8,7 @@ mod transport;
 use crate::{
     Config, Glob, Limits, Problem, Secret, ServerLimits,
     check::shorten,
+    compression::{AnswerCompression, ServerCompression},
     connections::{Connections, ConnectionsFile},
     file::{ConfigFile, LogFormatFile, ProtocolFile, ResourcesFile, ServerFile, ShareFile, StartFile},
     leaf::{SecretText, globs},
@@ -231,6 +232,7 @@ impl Builder<'_> {
             idle_timeout: listen.idle_timeout.0,
             keep_alive: listen.keep_alive.0,
             ws_ping: listen.ws_ping.0,
+            compression: AnswerCompression::of(&listen.compression),
         }
     }
 
@@ -312,6 +314,7 @@ impl Builder<'_> {
             max_message: file.max_message.0,
             protocol: file.protocol.map(|written| revision(written).as_str().to_owned()),
             connections: self.connections(name, &file.connections),
+            compression: ServerCompression::of(&file.compression),
             disabled: file.disabled,
         })
     }

@@ -3,6 +3,7 @@
 //! program uses is [`crate::model`].
 
 use crate::{
+    compression::{ListenCompressionFile, ServerCompressionFile},
     connections::ConnectionsFile,
     correlation::CorrelationFile,
     instances::{BalanceFile, EjectionFile, HealthFile, InstanceFile},
@@ -144,6 +145,8 @@ pub struct ListenFile {
     pub keep_alive: DurationText,
     /// Interval of pings to WebSocket clients. One that answers none until the next, or reads nothing of what it is told, is closed.
     pub ws_ping: DurationText,
+    /// Compression towards clients.
+    pub compression: ListenCompressionFile,
 }
 
 impl Default for ListenFile {
@@ -160,6 +163,7 @@ impl Default for ListenFile {
             idle_timeout: DurationText(Duration::from_secs(75)),
             keep_alive: DurationText(Duration::from_secs(15)),
             ws_ping: DurationText(Duration::from_secs(30)),
+            compression: ListenCompressionFile::default(),
         }
     }
 }
@@ -477,6 +481,8 @@ pub struct ServerFile {
     pub depends_on: Vec<String>,
     /// Whether it is told how much time there is for a call.
     pub forward_deadline: bool,
+    /// Compression, for a server with a `url`.
+    pub compression: ServerCompressionFile,
     /// Configured but not used.
     pub disabled: bool,
 }
@@ -523,6 +529,7 @@ impl Default for ServerFile {
             fallback: Vec::new(),
             depends_on: Vec::new(),
             forward_deadline: false,
+            compression: ServerCompressionFile::default(),
             disabled: false,
         }
     }

@@ -8,6 +8,7 @@
 mod build;
 mod check;
 mod client_format;
+pub mod compression;
 pub mod connections;
 pub mod correlation;
 mod decode;
@@ -36,6 +37,7 @@ pub mod tool_shape;
 pub mod toolset;
 mod tree;
 
+pub use compression::{AnswerCompression, RequestCoding, ServerCompression};
 pub use connections::{Connections, Evict, Reuse};
 pub use correlation::Correlation;
 pub use diff::{Diff, diff};

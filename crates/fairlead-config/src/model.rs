@@ -2,8 +2,8 @@
 //! process, references resolved. What people write is [`crate::file`].
 
 use crate::{
-    Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Route, Secret, ServerRules, Toolset,
-    instances::Instances,
+    AnswerCompression, Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Route, Secret,
+    ServerCompression, ServerRules, Toolset, instances::Instances,
 };
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
@@ -85,6 +85,8 @@ pub struct Listen {
     pub keep_alive: Duration,
     /// Interval of pings to WebSocket clients, and how long one may take to show that it is there.
     pub ws_ping: Duration,
+    /// Whether answers to clients are compressed.
+    pub compression: Option<AnswerCompression>,
 }
 
 /// The operators' listener.
@@ -227,6 +229,8 @@ pub struct Server {
     pub connections: Connections,
     /// Where it runs, if not only where its transport says, and how calls are spread.
     pub instances: Instances,
+    /// Compression, for servers reached over HTTP.
+    pub compression: ServerCompression,
     /// Configured but not used.
     pub disabled: bool,
 }

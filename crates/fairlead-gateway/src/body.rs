@@ -40,6 +40,22 @@ impl Body {
         matches!(self.0, Inner::Whole(Some(_)))
     }
 
+    /// Its length, if it is there as a whole; else 0.
+    pub(crate) fn whole_len(&self) -> usize {
+        match &self.0 {
+            Inner::Whole(Some(bytes)) => bytes.len(),
+            _ => 0,
+        }
+    }
+
+    /// Takes out what is there as a whole.
+    pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Inner::Whole(bytes) => bytes.take(),
+            Inner::Stream(_) => None,
+        }
+    }
+
     pub(crate) fn stream(chunks: Chunks) -> Self {
         Self(Inner::Stream(chunks))
     }

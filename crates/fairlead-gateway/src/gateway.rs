@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) overload: crate::overload::State,
     /// What was counted under the limits.
     pub(crate) limits: crate::limits::State,
+    /// What was compressed for clients.
+    pub(crate) compression: crate::compress::State,
     /// Streams that outlive their connections.
     pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
@@ -173,6 +175,7 @@ impl Gateway {
             watching: crate::watching::Watching::default(),
             overload: crate::overload::State::new(),
             limits: crate::limits::State::new(&config.limits),
+            compression: crate::compress::State::default(),
             reuse: Arc::new(crate::reuse::Store::new(&config.cache)),
             replays: Arc::default(),
             environment,
@@ -397,6 +400,12 @@ impl Gateway {
     #[must_use]
     pub fn bulkheads(&self) -> Vec<crate::BulkheadCounts> {
         self.0.overload.bulkheads()
+    }
+
+    /// Answers compressed for clients so far, by coding.
+    #[must_use]
+    pub fn compressed(&self) -> Vec<crate::Compressed> {
+        self.0.compression.counts().collect()
     }
 
     /// Calls shed so far: their priority, the reason, how many.

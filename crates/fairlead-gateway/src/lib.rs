@@ -19,6 +19,7 @@ mod bulkhead;
 mod call;
 mod capabilities;
 mod completions;
+mod compress;
 mod connections;
 mod correlate;
 mod deadline;
@@ -73,6 +74,7 @@ mod ws_door;
 
 pub use body::Body;
 pub use bulkhead::BulkheadCounts;
+pub use compress::Compressed;
 pub use explain::{Exposed, Step};
 pub use gateway::{Applied, Counts, Gateway, Options};
 pub use guard::GuardReading;

@@ -4,6 +4,7 @@
 use crate::{
     body::Body,
     call::Call,
+    compress::ListBody,
     record,
     response::{JSON, refuse_call},
     snapshot::Upstream,
@@ -30,14 +31,18 @@ pub(crate) async fn answer(call: &Call, kind: ListingKind) -> Response<Body> {
     };
     record::own(call);
     let id = call.id();
-    let mut body = BytesMut::with_capacity(page.len() + id.len() + 40);
+    let mut body = BytesMut::with_capacity(page.bytes().len() + id.len() + 40);
     body.put_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     body.put_slice(id.as_bytes());
     body.put_slice(b",\"result\":");
-    body.put_slice(page);
+    let from = body.len();
+    body.put_slice(page.bytes());
     body.put_u8(b'}');
     let mut response = Response::new(Body::whole(body.freeze()));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    if call.endpoint.config.listen.compression.is_some() {
+        response.extensions_mut().insert(ListBody { prepared: page.compressed(), from });
+    }
     response
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     body::Body,
+    compress,
     correlate::Along,
     duplex::Opened,
     gateway::Gateway,
@@ -43,6 +44,12 @@ pub(crate) async fn serve(gateway: &Gateway, worker: Worker, door: Door, request
     if let Some((name, id)) = request_id {
         response.headers_mut().insert(name, id);
     }
+    if response.body().whole_len() > compress::WORTH_A_LOOK
+        && matches!(door, Door::Public(_))
+        && let Some(rule) = gateway.config().listen.compression
+    {
+        response = Box::pin(compress::answer(&gateway.0.compression, response, &head.headers, rule.min_size)).await;
+    }
     response::finished(response, head.headers)
 }
 
@@ -75,7 +82,10 @@ async fn route(
         Method::POST => {
             check_media(&head.headers, &seen)?;
             let listen = &snapshot.config.listen;
-            let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            let mut bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            if let Some(coding) = seen.content_encoding {
+                bytes = Box::pin(compress::expand(coding, bytes, listen.max_body)).await?;
+            }
             pipeline::post(gateway, worker, endpoint, caller, &head.headers, &seen, bytes).await
         }
         Method::GET => {
@@ -110,7 +120,10 @@ async fn other_transport(
             let found = sse_door::find(gateway, endpoint, &caller, &head.uri)?;
             check_json(&Seen::of(&head.headers))?;
             let listen = &snapshot.config.listen;
-            let bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            let mut bytes = read_body(body, listen.max_body, listen.body_timeout).await?;
+            if let Some(coding) = head.headers.get(header::CONTENT_ENCODING) {
+                bytes = compress::expand(coding, bytes, listen.max_body).await?;
+            }
             found.take(&bytes).await
         }
         // What comes over the Unix socket is carried by HTTP alone.

@@ -312,7 +312,7 @@ impl Merged {
     }
 
     /// The answer to a list request: the result of a page. `None`: no such page.
-    pub(crate) fn page(&self, kind: ListingKind, era: Era, cursor: Option<&str>) -> Option<&Bytes> {
+    pub(crate) fn page(&self, kind: ListingKind, era: Era, cursor: Option<&str>) -> Option<&lists::Page> {
         self.lists[kind as usize].page(era, cursor)
     }
 

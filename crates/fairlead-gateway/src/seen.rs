@@ -37,6 +37,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) session: Once<'a>,
     /// `Content-Type`; of several the first.
     pub(crate) content_type: Option<&'a HeaderValue>,
+    /// `Content-Encoding`; of several the first.
+    pub(crate) content_encoding: Option<&'a HeaderValue>,
     /// `MCP-Protocol-Version`; of several the first.
     pub(crate) revision: Option<&'a HeaderValue>,
     /// `Fairlead-Timeout-Ms`; of several the first.
@@ -56,6 +58,8 @@ impl<'a> Seen<'a> {
                 seen.host.note(value);
             } else if name == header::CONTENT_TYPE {
                 seen.content_type.get_or_insert(value);
+            } else if name == header::CONTENT_ENCODING {
+                seen.content_encoding.get_or_insert(value);
             } else if name == header::ACCEPT {
                 seen.accept.note(value);
             } else if name == header::ORIGIN {

@@ -70,10 +70,11 @@ impl HttpClients {
         socket: Option<&Path>,
         connect: Duration,
         connections: &Connections,
+        decodes: bool,
         tls: &ClientConfig,
     ) -> Self {
         let pool = |connections: Connections| {
-            Pool::new(Reach::new(socket, connect, tls), server.clone(), Rules { connections, connect })
+            Pool::new(Reach::new(socket, connect, tls), server.clone(), Rules { connections, connect, decodes })
         };
         let of_worker = |number: usize| {
             // What is opened ahead is for calls, and those of the control runtime are few.

@@ -145,6 +145,7 @@ pub(crate) fn start(
             http.socket.as_deref(),
             server.timeout.connect,
             &server.connections,
+            server.compression.answers,
             &environment.tls,
         )),
         Transport::Stdio(_) | Transport::WebSocket(_) | Transport::Tcp(_) | Transport::Unix(_) => None,

@@ -126,6 +126,9 @@ impl Gauges for Watched {
         }
         let cache = gateway.cache_counts();
         out.cache(cache.entries, cache.bytes, cache.evictions);
+        for of in gateway.compressed().into_iter().filter(|of| of.answers > 0) {
+            out.compressed(of.coding, of.answers, of.plain, of.sent);
+        }
         for server in gateway.servers() {
             let links = server.links();
             let name = server.name().as_str();

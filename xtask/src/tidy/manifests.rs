@@ -14,15 +14,20 @@ use crate::workspace::{TextFile, Workspace};
 const DIRECTION: &[(&str, &[&str])] = &[
     ("fairlead-wire", &[]),
     ("fairlead-process", &[]),
+    ("fairlead-coding", &[]),
     ("fairlead-core", &["fairlead-wire"]),
     ("fairlead-config", &["fairlead-core", "fairlead-wire"]),
     ("fairlead-store", &["fairlead-core", "fairlead-wire"]),
     ("fairlead-observe", &["fairlead-core", "fairlead-wire"]),
     ("fairlead-policy", &["fairlead-config", "fairlead-core"]),
-    ("fairlead-upstream", &["fairlead-config", "fairlead-core", "fairlead-process", "fairlead-wire"]),
+    (
+        "fairlead-upstream",
+        &["fairlead-coding", "fairlead-config", "fairlead-core", "fairlead-process", "fairlead-wire"],
+    ),
     (
         "fairlead-gateway",
         &[
+            "fairlead-coding",
             "fairlead-config",
             "fairlead-core",
             "fairlead-observe",
@@ -53,7 +58,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
 ];
 
 /// What any crate may use in its tests besides.
-const IN_TESTS: &[&str] = &["fairlead-testkit", "fairlead-demo"];
+const IN_TESTS: &[&str] = &["fairlead-testkit", "fairlead-demo", "fairlead-coding"];
 
 /// Dependencies that belong to one crate (and to the tests of others), with the reason.
 const CONFINED: &[(&str, &[&str], &str)] = &[

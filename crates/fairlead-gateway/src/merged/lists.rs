@@ -7,6 +7,7 @@ use fairlead_config::ResourceUris;
 use fairlead_upstream::{Entry, ListingKind};
 use fairlead_wire::{Era, Span, edit::Edits, list, message, name};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// How long a modern client may keep a list: changes are announced, so this only bounds how long a
 /// client that does not listen is wrong. Milliseconds.
@@ -15,10 +16,34 @@ const TTL_MS: u64 = 5_000;
 /// The pages of one list.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
-    legacy: Vec<Bytes>,
-    modern: Vec<Bytes>,
+    legacy: Vec<Page>,
+    modern: Vec<Page>,
     /// What cursors of this list begin with; another list, or another state of it, has another.
     mark: String,
+}
+
+/// One page.
+#[derive(Debug)]
+pub(crate) struct Page {
+    bytes: Bytes,
+    /// The same, compressed when it was first asked for.
+    compressed: Arc<fairlead_coding::Prepared>,
+}
+
+impl Page {
+    fn new(bytes: Bytes) -> Self {
+        Self { bytes, compressed: Arc::default() }
+    }
+
+    /// The result of the list request.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Its compressed forms.
+    pub(crate) fn compressed(&self) -> Arc<fairlead_coding::Prepared> {
+        Arc::clone(&self.compressed)
+    }
 }
 
 impl Prepared {
@@ -43,19 +68,20 @@ impl Prepared {
             let page = pages.next().unwrap_or_default();
             let next = (at + 1 < page_count).then(|| message::quote(&format!("{}{}", prepared.mark, at + 1)));
             let older = in_older_words(kind, page);
-            prepared.legacy.push(result(kind, older.as_deref().unwrap_or(page), next.as_deref(), meta, Era::Legacy));
-            prepared.modern.push(result(kind, page, next.as_deref(), meta, Era::Modern));
+            let legacy = result(kind, older.as_deref().unwrap_or(page), next.as_deref(), meta, Era::Legacy);
+            prepared.legacy.push(Page::new(legacy));
+            prepared.modern.push(Page::new(result(kind, page, next.as_deref(), meta, Era::Modern)));
         }
         if let Some((whole, era)) = whole {
             match era {
-                Era::Legacy => prepared.legacy = vec![whole],
-                Era::Modern => prepared.modern = vec![whole],
+                Era::Legacy => prepared.legacy = vec![Page::new(whole)],
+                Era::Modern => prepared.modern = vec![Page::new(whole)],
             }
         }
         prepared
     }
 
-    pub(super) fn page(&self, era: Era, cursor: Option<&str>) -> Option<&Bytes> {
+    pub(super) fn page(&self, era: Era, cursor: Option<&str>) -> Option<&Page> {
         let at = match cursor {
             None => 0,
             Some(cursor) => cursor.strip_prefix(&self.mark)?.parse().ok().filter(|at| *at > 0)?,

@@ -39,6 +39,7 @@ impl Collector for Exposition {
         states(&mut encoder, &gauges)?;
         connections::encode(&mut encoder, &gauges)?;
         instances(&mut encoder, &gauges)?;
+        compressed(&mut encoder, &gauges)?;
         process_metrics(&mut encoder)
     }
 }
@@ -171,6 +172,30 @@ fn guards(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
             let is_current = i64::from(*word == state.current);
             let labels = [("mcp_server", server.as_str()), ("tool_name", tool.as_str()), ("state", word)];
             family.encode_family(&labels)?.encode_gauge(&is_current)?;
+        }
+    }
+    Ok(())
+}
+
+fn compressed(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "fairlead_compressed_answers",
+        "Answers that were compressed for clients by coding",
+        None,
+        MetricType::Counter,
+    )?;
+    for (coding, (answers, ..)) in &gauges.compressed {
+        counter(family.encode_family(&[("coding", *coding)])?, *answers)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "fairlead_compressed_answer_bytes",
+        "Bytes of those answers before and after",
+        None,
+        MetricType::Counter,
+    )?;
+    for (coding, (_, plain, sent)) in &gauges.compressed {
+        for (form, bytes) in [("plain", plain), ("sent", sent)] {
+            counter(family.encode_family(&[("coding", *coding), ("form", form)])?, *bytes)?;
         }
     }
     Ok(())

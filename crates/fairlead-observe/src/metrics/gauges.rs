@@ -37,6 +37,8 @@ pub struct GaugeSink {
     pub(super) breakers: BTreeMap<(String, String), ServerState>,
     pub(super) guards: BTreeMap<String, GuardCounts>,
     pub(super) instances: BTreeMap<(String, String), InstanceGauges>,
+    /// Answers, their bytes, and the bytes sent for them, by coding.
+    pub(super) compressed: BTreeMap<&'static str, (u64, u64, u64)>,
 }
 
 /// The connections to a server reached over HTTP.
@@ -152,6 +154,11 @@ impl GaugeSink {
         self.cache_entries += entries;
         self.cache_bytes += bytes;
         self.cache_evictions += evictions;
+    }
+
+    /// Answers compressed for clients so far in one coding: how many, their bytes before and after.
+    pub fn compressed(&mut self, coding: &'static str, answers: u64, plain: u64, sent: u64) {
+        self.compressed.insert(coding, (answers, plain, sent));
     }
 
     /// Server processes that run.

@@ -20,6 +20,7 @@ impl Gauges for Fixed {
         out.subscriptions(8);
         out.tasks(9);
         out.processes(4);
+        out.compressed("zstd", 2, 9_000, 3_000);
         out.limit_keys(4);
         out.bulkhead("reports", BulkheadReading { running: 1, refused: 2, ..BulkheadReading::default() });
         out.shed("low", "memory", 3);

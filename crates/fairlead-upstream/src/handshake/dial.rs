@@ -1,18 +1,23 @@
 //! Starting the transport of a link, and which of the two HTTP transports a server speaks.
 
 use super::Opener;
-use crate::link::{
-    Wire, connection,
-    http::{HttpStatus, HttpWire, static_headers},
-    inbound::Inbound,
-    sse,
-    stdio::StdioWire,
-    websocket,
+use crate::{
+    http_client::HttpClients,
+    link::{
+        Wire, connection,
+        http::{HttpStatus, HttpWire, compression::RequestCompression, static_headers},
+        inbound::Inbound,
+        sse,
+        stdio::StdioWire,
+        websocket,
+    },
 };
+use fairlead_coding::Coding;
 use fairlead_config::{Http, HttpKind, Transport};
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_process::ChildSpec;
 use fairlead_wire::{Era, Revision};
+use http::{HeaderMap, HeaderValue, header};
 use std::sync::{
     Arc,
     atomic::{AtomicU8, Ordering},
@@ -78,8 +83,9 @@ impl Opener {
             },
             Transport::Http(http) => {
                 let clients = self.clients.clone().expect("invariant: an HTTP server has HTTP clients");
-                let headers = static_headers(exposed(&http.headers), Some(clients.host()));
-                Ok(Wire::Http(HttpWire::new(clients, headers, inbound, max_message)))
+                let headers = self.static_headers(http, &clients);
+                let compression = RequestCompression::of(&self.server.compression);
+                Ok(Wire::Http(HttpWire::new(clients, headers, inbound, max_message, compression)))
             }
             Transport::WebSocket(target) => {
                 let wire = websocket::connect(target, &self.tls, connect, deadline, inbound, max_message);
@@ -135,9 +141,18 @@ impl Opener {
 
     async fn dial_sse(&self, http: &Http, inbound: Arc<Inbound>, deadline: Instant) -> Result<Wire, sse::Refused> {
         let clients = self.clients.as_ref().expect("invariant: an HTTP server has HTTP clients");
-        let headers = static_headers(exposed(&http.headers), Some(clients.host()));
+        let headers = self.static_headers(http, clients);
         let max_message = self.server.max_message;
         sse::connect(clients, http.url.uri(), &headers, deadline, inbound, max_message).await.map(Wire::Connection)
+    }
+
+    /// The headers of every request to it.
+    fn static_headers(&self, http: &Http, clients: &HttpClients) -> HeaderMap {
+        let mut headers = static_headers(exposed(&http.headers), Some(clients.host()));
+        if self.server.compression.answers {
+            headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(Coding::ACCEPT));
+        }
+        headers
     }
 
     /// Notes what a link was opened over.

@@ -187,7 +187,7 @@ impl Prober {
             },
         };
         let Ok(path) = path.parse() else { return BAD };
-        let clients = HttpClients::new(1, &uri, socket.as_deref(), limit, &pool, &checks.tls);
+        let clients = HttpClients::new(1, &uri, socket.as_deref(), limit, &pool, false, &checks.tls);
         Self::Http { clients: Box::new(clients), path }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Rules {
     pub(super) connections: Connections,
     /// How long opening a connection may take.
     pub(super) connect: Duration,
+    /// Whether compressed answers are decoded.
+    pub(super) decodes: bool,
 }
 
 /// See the module.
@@ -123,6 +125,11 @@ impl Pool {
             counts: Counts::default(),
             settling: Mutex::default(),
         })
+    }
+
+    /// Whether compressed answers are decoded.
+    pub(super) fn decodes(&self) -> bool {
+        self.rules.decodes
     }
 
     /// A connection: an idle one, or whatever comes first of one given back and a new one.

@@ -6,6 +6,7 @@ use super::{
     pool::{Held, Pool, Taken},
 };
 use bytes::Bytes;
+use fairlead_coding::{Coding, DecodeError, Decoder};
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, Uri, header};
 use http_body_util::BodyExt;
@@ -72,7 +73,7 @@ async fn send(pool: Arc<Pool>, mut request: Request<connect::Body>) -> Result<Re
                 conn.uses = conn.uses.saturating_add(1);
                 relative(&mut request, &pool.server);
                 match conn.sender.try_send_request(request).await {
-                    Ok(response) => return Ok(answer(held, first, response)),
+                    Ok(response) => return Ok(decoding(&pool, answer(held, first, response))),
                     Err(error) => {
                         held.close(Closed::Ended);
                         (error, first)
@@ -82,7 +83,9 @@ async fn send(pool: Arc<Pool>, mut request: Request<connect::Body>) -> Result<Re
             Taken::Shared { mut sender, number, fresh } => {
                 absolute(&mut request, &pool.server);
                 match sender.try_send_request(request).await {
-                    Ok(response) => return Ok(response.map(|incoming| Body { incoming, held: None })),
+                    Ok(response) => {
+                        return Ok(decoding(&pool, response.map(|incoming| Body::new(incoming, None))));
+                    }
                     Err(error) => {
                         // One stream that failed says nothing of the others.
                         if error.message().is_some() || sender.is_closed() {
@@ -108,7 +111,19 @@ fn answer(mut held: Held, first: bool, response: Response<Incoming>) -> Response
     }
     // A short answer is complete by now: its connection is free for the next call.
     let held = if held.is_ready() { None } else { Some(held) };
-    response.map(|incoming| Body { incoming, held })
+    response.map(|incoming| Body::new(incoming, held))
+}
+
+/// Has the answer decoded where the server was told that it may compress it.
+fn decoding(pool: &Pool, mut response: Response<Body>) -> Response<Body> {
+    if !pool.decodes() {
+        return response;
+    }
+    let said = response.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    if let Some(decoder) = said.and_then(Coding::from_name).and_then(|coding| Decoder::new(coding).ok()) {
+        response.body_mut().decoder = Some(Box::new(decoder));
+    }
+    response
 }
 
 /// How long a connection may rest, by a server that says how long it keeps one (`Keep-Alive: timeout=5`).
@@ -154,9 +169,25 @@ fn relative(request: &mut Request<connect::Body>, server: &Uri) {
 pub(crate) struct Body {
     incoming: Incoming,
     held: Option<Held>,
+    decoder: Option<Box<Decoder>>,
+}
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The connection broke.
+    #[error("the connection broke")]
+    Connection(#[source] hyper::Error),
+    /// It cannot be decoded.
+    #[error(transparent)]
+    Coding(DecodeError),
 }
 
 impl Body {
+    fn new(incoming: Incoming, held: Option<Held>) -> Self {
+        Self { incoming, held, decoder: None }
+    }
+
     /// Nothing more of it is needed: what is left (the end, as a rule) is read for the sake of the connection, for a
     /// moment and in the background.
     pub(crate) fn finish(mut self) {
@@ -188,12 +219,51 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.decoder.is_some() {
+            return self.poll_decoded(context);
+        }
+        self.poll_received(context).map_err(BodyError::Connection)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.decoder.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.decoder.is_some() { SizeHint::default() } else { self.incoming.size_hint() }
+    }
+}
+
+impl Body {
+    /// Decodes what is there before it takes more: whoever reads decides how much that may be.
+    fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(decoder) = &mut self.decoder else { return Poll::Ready(None) };
+            match decoder.next() {
+                Ok(Some(part)) => return Poll::Ready(Some(Ok(Frame::data(part)))),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(BodyError::Coding(error)))),
+            }
+            let ended = decoder.finish();
+            match ready!(self.poll_received(context)) {
+                Some(Ok(frame)) => {
+                    if let (Ok(data), Some(decoder)) = (frame.into_data(), &mut self.decoder) {
+                        decoder.push(data);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Connection(error)))),
+                None => return Poll::Ready(ended.err().map(|error| Err(BodyError::Coding(error)))),
+            }
+        }
+    }
+
+    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
         match (&frame, &self.held) {
             (None, Some(_)) => {
@@ -209,14 +279,6 @@ impl HttpBody for Body {
             _ => {}
         }
         Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 

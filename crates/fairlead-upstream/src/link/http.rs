@@ -3,6 +3,7 @@
 //! what belongs to no request.
 
 mod answer;
+pub(crate) mod compression;
 mod get_stream;
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
 };
 use answer::{AnswerStream, State};
 use bytes::{Bytes, BytesMut};
+use compression::RequestCompression;
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{Frame, Kind, Method, Revision, header};
 use get_stream::{Calls, Side};
@@ -62,13 +64,20 @@ struct Shared {
     post_headers: OnceLock<HeaderMap>,
     inbound: Arc<Inbound>,
     max_message: usize,
+    compression: Option<RequestCompression>,
     calls: Mutex<Calls>,
     /// A log level was set: log messages may come on the GET stream.
     logs: AtomicBool,
 }
 
 impl HttpWire {
-    pub(crate) fn new(clients: HttpClients, headers: HeaderMap, inbound: Arc<Inbound>, max_message: usize) -> Self {
+    pub(crate) fn new(
+        clients: HttpClients,
+        headers: HeaderMap,
+        inbound: Arc<Inbound>,
+        max_message: usize,
+        compression: Option<RequestCompression>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clients,
@@ -78,6 +87,7 @@ impl HttpWire {
                 post_headers: OnceLock::new(),
                 inbound,
                 max_message,
+                compression,
                 calls: Mutex::default(),
                 logs: AtomicBool::new(false),
             }),
@@ -205,10 +215,14 @@ impl Shared {
             Some(_) => self.post_headers.get_or_init(|| self.headers_of_a_post()).clone(),
             None => self.headers_of_a_post(),
         };
+        let plain = self.compression.map(|compression| (compression, body.clone()));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.clients.address().clone();
         *request.headers_mut() = headers;
+        if let Some((compression, plain)) = plain {
+            compression.apply(&mut request, &plain);
+        }
         request
     }
 

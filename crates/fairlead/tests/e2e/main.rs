@@ -9,6 +9,7 @@ mod bounds;
 mod bridge_legacy;
 mod bridge_modern;
 mod broken;
+mod compression;
 mod connections;
 mod extensions;
 mod healing;

@@ -59,7 +59,7 @@ impl Server {
 
     fn pool(&self, connections: Connections) -> Arc<Pool> {
         let reach = Reach::Memory(self.connections.clone());
-        let rules = Rules { connections, connect: Duration::from_secs(1) };
+        let rules = Rules { connections, connect: Duration::from_secs(1), decodes: true };
         Pool::new(reach, Uri::from_static("http://server/mcp"), rules)
     }
 }
@@ -288,6 +288,7 @@ async fn a_server_that_cannot_be_reached_fails_everybody_who_waits_at_once() {
     let rules = Rules {
         connections: Connections { max: Some(1), min_idle: 1, ..Connections::default() },
         connect: Duration::from_secs(1),
+        decodes: false,
     };
     let pool = Pool::new(Reach::Memory(connections), Uri::from_static("http://server/mcp"), rules);
     let before = Instant::now();
