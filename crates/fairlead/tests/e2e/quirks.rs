@@ -5,7 +5,7 @@ use std::time::Duration;
 use fairlead_testkit::{McpClient, Script, ScriptedServer, ToolScript};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, NEWEST_LEGACY, eventually_some, get};
+use crate::support::{Gateway, NEWEST_LEGACY, eventually_some, get, rows};
 
 const TYPES: [(&str, &str); 2] =
     [("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
@@ -141,6 +141,8 @@ async fn hyphens_rewritten() {
     let tools = ["get-env", "a-b", "a_b", "x-y_z", "x_y-z"];
     let script = tools.iter().fold(Script::legacy().tools(0), |script, name| script.tool(ToolScript::new(name)));
     let (_server, gateway) = behind(script).await;
+    // What the server calls its tools is known once it has listed them.
+    rows::until_listed(&gateway, "web").await;
     for client in [gateway.legacy("/mcp", NEWEST_LEGACY).await, gateway.modern("/mcp")] {
         for (called, meant) in [("web__get_env", "get-env"), ("web__a_b", "a_b"), ("web__a-b", "a-b")] {
             let result = client.call(called, json!({})).await.unwrap();
