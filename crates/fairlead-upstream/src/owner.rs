@@ -10,6 +10,7 @@ mod closing;
 mod lists;
 mod look_again;
 mod opening;
+mod overlap;
 pub(crate) mod remembered;
 mod watch_legacy;
 mod watch_modern;

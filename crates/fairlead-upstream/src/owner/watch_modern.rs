@@ -5,6 +5,7 @@
 //! be changed, so another set means another stream: it is opened first, the one before is read on until
 //! the new one is acknowledged and for a moment longer, and what both bring is passed on once.
 
+use super::overlap::{Overlap, Said};
 use crate::{
     catalog::own_meta,
     event::{End, LinkEvent},
@@ -15,11 +16,7 @@ use crate::{
 };
 use fairlead_core::{Outcome, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{Field, Frame, Kind, Method, list, message};
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 /// A listen stream is renewed after this long.
@@ -64,13 +61,6 @@ struct Stream {
     exchange: Box<Exchange>,
     accepted: BTreeSet<Arc<str>>,
     opened: Instant,
-}
-
-/// Updates of a resource that came on the stream before and on the new one.
-#[derive(Default)]
-struct Heard {
-    before: usize,
-    fresh: usize,
 }
 
 /// Why there is no new stream.
@@ -140,7 +130,7 @@ impl Listening {
     /// a server that was too slow gets more time.
     async fn turn_over(&mut self, wanted: BTreeSet<Arc<str>>, wait: Duration) -> Result<(), Failed> {
         let mut fresh = self.open(&wanted).await.map_err(Failed::Broke)?;
-        let mut heard: HashMap<Arc<str>, Heard> = HashMap::new();
+        let mut overlap = Overlap::default();
         let mut accepted: Option<BTreeSet<Arc<str>>> = None;
         let mut until = Instant::now() + ACKNOWLEDGE.max(wait);
         while accepted.is_none() || self.current.is_some() {
@@ -149,33 +139,24 @@ impl Listening {
                     Ok(Item::Message(frame)) if frame.method_class() == Method::SubscriptionAcknowledged => {
                         if accepted.is_none() {
                             accepted = Some(self.acknowledged(&wanted, &frame));
+                            overlap.acknowledged();
                             self.was_accepted = true;
                             until = Instant::now() + OVERLAP;
                         }
                     }
                     Ok(Item::Message(frame)) => {
-                        if let Some(uri) = updated(&frame) {
-                            let heard = heard.entry(uri).or_default();
-                            heard.fresh += 1;
-                            if heard.fresh <= heard.before {
-                                continue;
-                            }
+                        if updated(&frame).is_none_or(|uri| overlap.fresh(uri, &frame) == Said::New) {
+                            self.hear(frame);
                         }
-                        self.hear(frame);
                     }
                     Ok(Item::Final(answer)) => return Err(self.refused(&wanted, answer.frame)),
                     Err(error) => return Err(Failed::Broke(error)),
                 },
                 item = next(&mut self.current) => match item {
                     Ok(Item::Message(frame)) => {
-                        if let Some(uri) = updated(&frame) {
-                            let heard = heard.entry(uri).or_default();
-                            heard.before += 1;
-                            if heard.before <= heard.fresh {
-                                continue;
-                            }
+                        if updated(&frame).is_none_or(|uri| overlap.before(uri, &frame) == Said::New) {
+                            self.hear(frame);
                         }
-                        self.hear(frame);
                     }
                     Ok(Item::Final(_)) | Err(_) => {
                         self.current = None;
@@ -198,6 +179,7 @@ impl Listening {
         };
         if let Some(mut before) = self.current.take() {
             before.exchange.cancel("another stream took its place");
+            overlap.doubtful().for_each(|frame| self.hear(frame));
         }
         self.current = Some(Stream { exchange: fresh, accepted, opened: Instant::now() });
         self.carriage.all_left();

@@ -1,0 +1,183 @@
+//! What two listen streams bring while both are read: each update is passed on once.
+//!
+//! The streams have no common order, and the new one begins somewhere in the middle of what the one before brings. So an
+//! update is known by what it says (all of it but the name of its stream), not by its place. Where updates say the same it
+//! can be unclear whether one that only the new stream brought was heard before: then the client is told once more when the
+//! stream before is closed, as a change that nobody hears of is worse than one that is heard of twice.
+
+use fairlead_wire::{Field, Frame};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+/// Updates that are remembered of one overlap.
+const MAX_NOTED: usize = 10_000;
+
+/// Whether an update is to be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    New,
+    Known,
+}
+
+/// What was heard since another stream was asked for.
+#[derive(Default)]
+pub(super) struct Overlap {
+    resources: HashMap<Arc<str>, Heard>,
+    noted: usize,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// Passed on from the stream before, and not yet heard on the new one.
+    before: Vec<Noted>,
+    /// The other way round.
+    fresh: Vec<u64>,
+    /// Said by the new stream, and held back for one of the stream before that may have been another.
+    doubtful: Option<(u64, Frame)>,
+}
+
+struct Noted {
+    content: u64,
+    /// It came when the new stream may not have begun.
+    early: bool,
+}
+
+impl Overlap {
+    /// The new stream is acknowledged: what the stream before brings from now on the new one brings too.
+    pub(super) fn acknowledged(&mut self) {
+        for noted in self.resources.values_mut().flat_map(|heard| &mut heard.before) {
+            noted.early = true;
+        }
+    }
+
+    /// The stream before brings an update.
+    pub(super) fn before(&mut self, uri: Arc<str>, frame: &Frame) -> Said {
+        let content = content(frame);
+        let has_room = self.has_room();
+        let heard = self.resources.entry(uri).or_default();
+        if let Some(at) = heard.fresh.iter().position(|other| *other == content) {
+            heard.fresh.swap_remove(at);
+            return Said::Known;
+        }
+        heard.doubtful.take_if(|(other, _)| *other == content);
+        if has_room {
+            heard.before.push(Noted { content, early: false });
+        }
+        Said::New
+    }
+
+    /// The new stream does.
+    pub(super) fn fresh(&mut self, uri: Arc<str>, frame: &Frame) -> Said {
+        let content = content(frame);
+        let has_room = self.has_room();
+        let heard = self.resources.entry(uri).or_default();
+        // One that came late is surely the same.
+        let found = heard.before.iter().rposition(|noted| noted.content == content && !noted.early);
+        let found = found.or_else(|| heard.before.iter().rposition(|noted| noted.content == content));
+        match found {
+            Some(at) => {
+                if heard.before.swap_remove(at).early {
+                    heard.doubtful = Some((content, frame.clone()));
+                }
+                Said::Known
+            }
+            None => {
+                if has_room {
+                    heard.fresh.push(content);
+                }
+                Said::New
+            }
+        }
+    }
+
+    /// What is to be said once more, now that the stream before is closed.
+    pub(super) fn doubtful(self) -> impl Iterator<Item = Frame> {
+        self.resources.into_values().filter_map(|heard| heard.doubtful).map(|(_, frame)| frame)
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.noted += 1;
+        self.noted <= MAX_NOTED
+    }
+}
+
+/// What an update says, whatever stream it came on.
+fn content(frame: &Frame) -> u64 {
+    let bytes = frame.bytes();
+    let mut hasher = DefaultHasher::new();
+    match frame.span(Field::MetaSubscriptionId) {
+        Some(span) => (&bytes[..span.start as usize], &bytes[span.end as usize..]).hash(&mut hasher),
+        None => (&bytes[..], &b""[..]).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so")]
+
+    use super::*;
+    use fairlead_wire::Limits;
+
+    /// Plays updates: `b1` is update 1 on the stream before, `f1` on the new one, `a` the acknowledgement.
+    fn play(script: &str) -> (String, usize) {
+        let mut overlap = Overlap::default();
+        let mut told = String::new();
+        for step in script.split(' ') {
+            let (stream, number) = step.split_at(1);
+            let id = if stream == "b" { 1 } else { 2 };
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}},"own":"{number}","uri":"x:1"}}}}"#
+            );
+            let frame = Frame::parse(text.into(), &Limits::default()).unwrap();
+            let said = match stream {
+                "b" => overlap.before("x:1".into(), &frame),
+                "f" => overlap.fresh("x:1".into(), &frame),
+                _ => {
+                    overlap.acknowledged();
+                    continue;
+                }
+            };
+            if said == Said::New {
+                told.push_str(number);
+            }
+        }
+        (told, overlap.doubtful().count())
+    }
+
+    #[test]
+    fn each_update_is_told_once_wherever_it_comes_first() {
+        for (script, told, once_more) in [
+            ("a b1 f1 f2 b2", "12", 0),
+            // One that only the stream before brought, and it falls behind and is cut.
+            ("b1 a b2 f2 f3", "123", 0),
+            ("b1 a f2 f3", "123", 0),
+            ("b1 a f2 b2 f3 b3", "123", 0),
+            // All say the same. Nobody can know whether the last was the first.
+            ("bx a fx", "x", 1),
+            ("bx a fx bx", "xx", 0),
+            ("a bx fx bx fx", "xx", 0),
+            ("a fx bx fx bx", "xx", 0),
+        ] {
+            let (heard, doubtful) = play(script);
+            assert_eq!((&*heard, doubtful), (told, once_more), "{script}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let script: Vec<String> = (0..=MAX_NOTED).map(|number| format!("b{number}")).collect();
+        let mut overlap = Overlap::default();
+        for number in &script {
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"x:1","own":"{number}"}}}}"#
+            );
+            let frame = Frame::parse(text.into(), &Limits::default()).unwrap();
+            assert_eq!(overlap.before("x:1".into(), &frame), Said::New);
+        }
+        assert_eq!(overlap.resources["x:1"].before.len(), MAX_NOTED);
+    }
+}
