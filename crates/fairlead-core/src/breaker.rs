@@ -224,6 +224,14 @@ impl Breaker {
         }
     }
 
+    /// Whether a call would be let through; nothing is counted.
+    ///
+    /// # Errors
+    /// When it would not, and for how long.
+    pub fn would_admit(&self, now: Duration) -> Result<(), Refused> {
+        self.clone().admit(now).map(drop)
+    }
+
     /// What became of a call that was let through. `true` when the state changed.
     pub fn report(&mut self, now: Duration, leave: Leave, verdict: Verdict) -> bool {
         if let Verdict::Busy(quiet) = verdict {

@@ -4,7 +4,7 @@
 //! it is one that may be repeated. Everything else is reported with its outcome.
 
 mod hedge;
-mod retry;
+pub(crate) mod retry;
 
 pub(crate) use retry::is_repeatable;
 
@@ -24,7 +24,7 @@ use fairlead_upstream::{
 };
 use fairlead_wire::{Era, Field, Frame, Method, header};
 use http::{HeaderName, HeaderValue};
-use retry::{Failure, Tries};
+use retry::{Case, Failure, Tries};
 use std::{
     sync::{
         Arc,
@@ -166,12 +166,8 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
             _ => return tried,
         };
         let is_new = at.instance.take().is_some_and(|instance| want.avoid.add(&instance));
-        // What never reached one instance may go to another: each is tried once.
-        if is_new && is_unmade(&tried) && target.upstream.handle.has_more(&want) {
-            say_again(call, target, &tried, Duration::ZERO);
-            continue;
-        }
-        let Some(wait) = tries.next(call, target, failure) else { return tried };
+        let has_more = || is_new && target.upstream.handle.has_more(&want);
+        let Some(wait) = next_try(call, target, &mut tries, failure, has_more) else { return tried };
         say_again(call, target, &tried, wait);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -179,8 +175,22 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
     }
 }
 
-fn is_unmade(tried: &Begun) -> bool {
-    matches!(tried, Begun::Failed(error) if error.outcome == Outcome::NotMade)
+fn next_try(
+    call: &Call,
+    target: &Target,
+    tries: &mut Tries,
+    failure: Failure,
+    has_more: impl FnOnce() -> bool,
+) -> Option<Duration> {
+    let (_, whole) = target.timeouts();
+    let case = Case {
+        guard: target.upstream.rules.guard.as_deref(),
+        is_repeatable: &|| is_repeatable(call, target),
+        retries: &call.retries,
+        is_task: call.task.is_some(),
+        deadline: call.deadline(whole),
+    };
+    tries.next(&case, failure, has_more)
 }
 
 fn say_again(call: &Call, target: &Target, tried: &Begun, wait: Duration) {
@@ -194,7 +204,7 @@ fn say_again(call: &Call, target: &Target, tried: &Begun, wait: Duration) {
 
 /// A call that was under way and failed before anything of it was passed on, made again where that is configured.
 pub(crate) async fn again(call: &Call, target: &Target, error: &UpstreamError) -> Option<Begun> {
-    let wait = Tries::late().next(call, target, Failure::of(error))?;
+    let wait = next_try(call, target, &mut Tries::late(), Failure::of(error), || false)?;
     tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
     tokio::time::sleep(wait).await;
     let quiet_until = Instant::now() + call.endpoint.config.listen.keep_alive;
@@ -255,6 +265,11 @@ async fn once(
     if target.upstream.rules.guard.is_some() || target.upstream.handle.has_siblings() {
         // Should this try fail, a further one goes to another.
         at.instance = Some(Arc::clone(lease.instance()));
+    }
+    if let Some(admission) = &mut admission
+        && let Err(error) = admission.goes_to(lease.instance())
+    {
+        return Begun::Failed(error);
     }
     if target.era.is_some_and(|era| era != link) {
         let text = "it speaks another era of the protocol than before";

@@ -2,7 +2,7 @@
 
 use crate::{
     body::Body,
-    guard::{Guard, Guards},
+    guard::{self, Guard, Guards},
     listen::{self, Door},
     pipeline,
     questions::Questions,
@@ -251,12 +251,14 @@ impl Gateway {
             .filter_map(|(name, rules)| Some((name, self.0.guards.of(name, rules.breaker, rules.retry)?)))
             .collect();
         self.0.guards.keep(|name| guards.contains_key(name));
+        let settle = |running: &Running| guard::settle(guards.get(running.handle().name()), running.handle());
         let servers = {
             let running = self.0.running.lock().expect("invariant: no panic under this lock");
             config
                 .servers
                 .keys()
                 .filter_map(|name| running.get(name))
+                .inspect(|(running, _)| settle(running))
                 .map(|(running, _)| Upstream {
                     handle: running.handle().clone(),
                     metrics: self.0.metrics.server(running.handle().name().as_str()),

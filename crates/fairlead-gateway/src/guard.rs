@@ -1,21 +1,27 @@
-//! What keeps calls off a server that fails: the breakers of a server and of its tools, and the budget of its retries.
+//! What keeps calls off a server that fails: the breakers of a server, its instances and tools, and the budget of its
+//! retries.
+//!
+//! A server at several places has breakers at each: what one instance does says nothing of its siblings. Its own
+//! breaker then only hears of calls for which no instance could be had, and of those that were answered.
 //!
 //! They outlive snapshots: a reload that leaves a server's `breaker` and `retry` as they are leaves what they know.
 //! A server without either has none of this.
 
 mod gate;
 mod operate;
+mod post;
 
 pub(crate) use operate::explain;
+pub use post::PostReading;
 
 use arc_swap::ArcSwap;
 use fairlead_config::{BreakerRule, RetryRule};
 use fairlead_core::{
-    BreakerReading, BreakerState, Dice, Force, Outcome, RetryBudget, ServerName, UpstreamError, UpstreamErrorKind,
-    Verdict, breaker::Refused, fault,
+    BreakerReading, Dice, Force, Outcome, RetryBudget, ServerName, UpstreamError, UpstreamErrorKind, Verdict,
+    breaker::Refused, fault,
 };
-use fairlead_upstream::Witness;
-use gate::{Gate, Permit};
+use fairlead_upstream::{Instance, ServerHandle, Witness};
+use post::{Passed, Post};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
@@ -26,9 +32,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-
-/// Tools of one server with a breaker of their own. A tool gets one with its first failure.
-const MAX_TOOLS: usize = 1000;
 
 /// What one server has.
 #[derive(Debug)]
@@ -52,8 +55,9 @@ struct Counts {
 #[derive(Debug)]
 struct Breakers {
     rule: BreakerRule,
-    server: Arc<Gate>,
-    tools: ArcSwap<HashMap<Box<str>, Arc<Gate>>>,
+    server: Arc<Post>,
+    /// Where there are several, by their numbers.
+    instances: ArcSwap<Vec<(u64, Arc<Post>)>>,
 }
 
 /// How calls of a server are made again.
@@ -71,6 +75,8 @@ pub struct GuardReading {
     pub breaker: Option<BreakerReading>,
     /// Tools that failed, by name, with their breakers.
     pub tools: Vec<(Box<str>, BreakerReading)>,
+    /// Its instances, where there are several.
+    pub instances: Vec<PostReading>,
     /// Retries that could be made now, where there is a budget.
     pub retries_left: Option<u64>,
     /// Calls that were held back.
@@ -84,10 +90,10 @@ pub struct GuardReading {
 }
 
 impl Guard {
-    fn new(server: &ServerName, breaker: Option<BreakerRule>, retry: Option<RetryRule>) -> Self {
+    /// The seed is that of the waits between tries.
+    pub(crate) fn new(server: &ServerName, breaker: Option<BreakerRule>, retry: Option<RetryRule>, seed: u64) -> Self {
         let breakers =
-            breaker.map(|rule| Breakers { server: Gate::new(rule.settings), tools: ArcSwap::default(), rule });
-        let seed = RandomState::new().hash_one(server.as_str());
+            breaker.map(|rule| Breakers { server: Post::new("", rule), instances: ArcSwap::default(), rule });
         let retry = retry.map(|rule| Retries {
             budget: RetryBudget::new(rule.budget),
             dice: Mutex::new(Dice::new(seed)),
@@ -96,19 +102,30 @@ impl Guard {
         Self { server: server.clone(), born: Instant::now(), breakers, retry, counts: Counts::default() }
     }
 
+    /// The instances there are now, of a server that has several: each has breakers, which those that stay keep.
+    pub(crate) fn settle<'a>(&self, instances: impl Iterator<Item = &'a Arc<Instance>>) {
+        let Some(breakers) = &self.breakers else { return };
+        let known = breakers.instances.load();
+        let mut settled = Vec::new();
+        for instance in instances {
+            let post = known.iter().find(|(id, _)| *id == instance.id()).map(|(_, post)| Arc::clone(post));
+            let post = post.unwrap_or_else(|| Post::new(instance.name(), breakers.rule));
+            instance.set_gate(Some(Box::new(post.door())));
+            settled.push((instance.id(), post));
+        }
+        breakers.instances.store(Arc::new(settled));
+    }
+
     /// Asks whether a call may be made, of a tool or of something else.
     pub(crate) fn admit(self: &Arc<Self>, tool: Option<&str>) -> Result<Option<Admission>, UpstreamError> {
         let Some(breakers) = &self.breakers else { return Ok(None) };
         let tool = tool.filter(|_| breakers.rule.tools);
-        let of_tool = match tool.and_then(|tool| breakers.tools.load().get(tool).cloned()) {
-            Some(gate) => Some(gate.admit().map_err(|refused| self.held_back("calls of this tool", refused))?),
-            None => None,
-        };
-        let server = breakers.server.admit().map_err(|refused| self.held_back("calls to it", refused))?;
+        let passed =
+            breakers.server.admit(tool).map_err(|(what, refused)| self.held_back(what.of_server(), refused))?;
         Ok(Some(Admission {
             guard: Arc::clone(self),
-            server: Some(server),
-            of_tool,
+            server: Some(passed),
+            instance: None,
             tool: tool.map(Into::into),
             until: None,
         }))
@@ -116,8 +133,13 @@ impl Guard {
 
     /// Whether calls to the server as a whole are refused, and for how long, where that is known.
     pub(crate) fn is_open(&self) -> Option<Option<Duration>> {
-        let reading = self.breakers.as_ref()?.server.read();
-        (reading.state == BreakerState::Open).then_some(reading.retry_after)
+        let breakers = self.breakers.as_ref()?;
+        if let Some(refused) = breakers.server.is_open() {
+            return Some(refused);
+        }
+        let instances = breakers.instances.load();
+        let waits: Vec<_> = instances.iter().map_while(|(_, post)| post.is_open()).collect();
+        (!waits.is_empty() && waits.len() == instances.len()).then(|| waits.into_iter().flatten().min())
     }
 
     fn held_back(&self, what: &str, refused: Refused) -> UpstreamError {
@@ -154,12 +176,13 @@ impl Guard {
     }
 
     pub(crate) fn read(&self) -> GuardReading {
-        let tools = self.breakers.as_ref().map(|breakers| breakers.tools.load_full()).unwrap_or_default();
-        let mut tools: Vec<_> = tools.iter().map(|(name, gate)| (name.clone(), gate.read())).collect();
-        tools.sort_by(|one, other| one.0.cmp(&other.0));
+        let server = self.breakers.as_ref().map(|breakers| breakers.server.read());
+        let instances = self.breakers.as_ref().map(|breakers| breakers.instances.load_full()).unwrap_or_default();
+        let (breaker, tools) = server.map(|read| (read.breaker, read.tools)).unzip();
         GuardReading {
-            breaker: self.breakers.as_ref().map(|breakers| breakers.server.read()),
-            tools,
+            breaker,
+            tools: tools.unwrap_or_default(),
+            instances: instances.iter().map(|(_, post)| post.read()).collect(),
             retries_left: self.retry.as_ref().map(|retry| retry.budget.left(self.now_ms())),
             held_back: self.counts.held_back.load(Ordering::Relaxed),
             retried: self.counts.retried.load(Ordering::Relaxed),
@@ -168,22 +191,21 @@ impl Guard {
         }
     }
 
-    /// Holds a breaker open or closed, or lets it work again: the server's, or of one tool. `false` where there is none.
-    pub(crate) fn force(&self, tool: Option<&str>, force: Option<Force>) -> bool {
+    /// Holds a breaker open or closed, or lets it work again: of the server or an instance, as a whole or of one tool.
+    /// `false` where there is none.
+    pub(crate) fn force(&self, instance: Option<&str>, tool: Option<&str>, force: Option<Force>) -> bool {
         let Some(breakers) = &self.breakers else { return false };
-        match tool {
-            None => breakers.server.force(force),
-            Some(tool) => match breakers.of_tool(tool) {
-                Some(gate) => gate.force(force),
-                None => return false,
-            },
-        }
-        if force.is_none() && tool.is_none() {
-            for gate in breakers.tools.load().values() {
-                gate.force(None);
+        let instances = breakers.instances.load();
+        let mut posts = instances.iter().map(|(_, post)| post);
+        match instance {
+            Some(name) => posts.find(|post| post.name() == name).is_some_and(|post| post.force(tool, force)),
+            None => {
+                if force.is_none() {
+                    posts.for_each(|post| _ = post.force(tool, None));
+                }
+                breakers.server.force(tool, force)
             }
         }
-        true
     }
 }
 
@@ -192,24 +214,6 @@ impl Retries {
     pub(crate) fn wait(&self, failed: u32, said: Option<Duration>) -> Duration {
         let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
         self.rule.backoff.wait(failed, &mut dice).max(said.unwrap_or_default())
-    }
-}
-
-impl Breakers {
-    /// The breaker of a tool, made when it is needed for the first time, while there is room.
-    fn of_tool(&self, tool: &str) -> Option<Arc<Gate>> {
-        if let Some(gate) = self.tools.load().get(tool) {
-            return Some(Arc::clone(gate));
-        }
-        self.tools.rcu(|tools| {
-            if tools.len() >= MAX_TOOLS || tools.contains_key(tool) {
-                return Arc::clone(tools);
-            }
-            let mut grown = HashMap::clone(tools);
-            grown.insert(tool.into(), Gate::new(self.rule.settings));
-            Arc::new(grown)
-        });
-        self.tools.load().get(tool).cloned()
     }
 }
 
@@ -233,6 +237,20 @@ fn held_back(what: &str, Refused(wait): Refused) -> UpstreamError {
     error
 }
 
+/// Gives the instances of a server their breakers, where it has several and breakers are configured.
+pub(crate) fn settle(guard: Option<&Arc<Guard>>, server: &ServerHandle) {
+    let guard = guard.filter(|guard| guard.breakers.is_some());
+    match guard.filter(|_| server.has_siblings()) {
+        Some(guard) => guard.settle(server.instances()),
+        None => {
+            server.instances().for_each(|instance| instance.set_gate(None));
+            if let Some(guard) = guard {
+                guard.settle(std::iter::empty());
+            }
+        }
+    }
+}
+
 /// Why a call is made a second time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Second {
@@ -246,8 +264,9 @@ pub(crate) enum Second {
 #[derive(Debug)]
 pub(crate) struct Admission {
     guard: Arc<Guard>,
-    server: Option<Permit>,
-    of_tool: Option<Permit>,
+    server: Option<Passed>,
+    /// Of the instance it goes to, where there are several.
+    instance: Option<Passed>,
     tool: Option<Box<str>>,
     /// Until when the caller himself waits, where that is shorter than what the server is given.
     until: Option<Instant>,
@@ -259,33 +278,34 @@ impl Admission {
         self.until = until;
     }
 
+    /// The call goes to that instance, if nothing holds it back there.
+    pub(crate) fn goes_to(&mut self, instance: &Instance) -> Result<(), UpstreamError> {
+        let Some(breakers) = &self.guard.breakers else { return Ok(()) };
+        let instances = breakers.instances.load();
+        let Some((_, post)) = instances.iter().find(|(id, _)| *id == instance.id()) else { return Ok(()) };
+        let passed = post.admit(self.tool.as_deref());
+        let refuse = |(what, refused): (post::What, _)| self.guard.held_back(what.of_instance(), refused);
+        self.instance = Some(passed.map_err(refuse)?);
+        Ok(())
+    }
+
     fn tell(&mut self, verdict: Verdict, of_tool_alone: bool) {
-        let Some(breakers) = &self.guard.breakers else { return };
-        let permit = match (self.of_tool.take(), &self.tool) {
-            (Some(permit), _) => Some(permit),
-            // The first failure of a tool makes its breaker.
-            (None, Some(tool)) if verdict != Verdict::Good => breakers.of_tool(tool).and_then(|gate| gate.admit().ok()),
-            (None, _) => None,
-        };
-        if let Some(changed) = permit.and_then(|permit| permit.report(verdict)) {
-            self.say(self.tool.as_deref(), &changed);
+        let of_tool_alone = of_tool_alone && self.tool.is_some() && matches!(verdict, Verdict::Busy(_));
+        let name = &self.guard.server;
+        if let Some(instance) = self.instance.take() {
+            instance.tell(name, self.tool.as_deref(), verdict, of_tool_alone);
+            if verdict != Verdict::Good {
+                // Its siblings may do better.
+                self.server = None;
+            }
         }
-        let busy = matches!(verdict, Verdict::Busy(_));
-        if busy && of_tool_alone && self.tool.is_some() {
-            self.server = None;
-            return;
-        }
-        if let Some(changed) = self.server.take().and_then(|permit| permit.report(verdict)) {
-            self.say(None, &changed);
+        if let Some(server) = self.server.take() {
+            server.tell(name, self.tool.as_deref(), verdict, of_tool_alone);
         }
     }
 
-    fn say(&self, tool: Option<&str>, reading: &BreakerReading) {
-        let (server, state) = (&self.guard.server, reading.state.word());
-        match reading.retry_after {
-            Some(wait) => tracing::warn!(%server, tool, state, for_ms = wait.as_millis(), "calls are held back"),
-            None => tracing::info!(%server, tool, state, "calls are made again"),
-        }
+    fn forget(&mut self) {
+        (self.server, self.instance) = (None, None);
     }
 }
 
@@ -293,17 +313,20 @@ impl Witness for Admission {
     fn answered(&mut self, status: Option<u16>, retry_after: Option<Duration>) {
         match fault::answered(status, retry_after) {
             Some(verdict) => self.tell(verdict, status == Some(429)),
-            None => (self.server, self.of_tool) = (None, None),
+            None => self.forget(),
         }
     }
 
     fn failed(&mut self, error: &UpstreamError) {
+        if error.kind == UpstreamErrorKind::HeldBack {
+            self.guard.counts.held_back.fetch_add(1, Ordering::Relaxed);
+        }
         // Who waits for a moment only learns nothing of the server.
         let gave_up =
             error.kind == UpstreamErrorKind::Timeout && self.until.is_some_and(|until| until <= Instant::now());
         match error.verdict().filter(|_| !gave_up) {
             Some(verdict) => self.tell(verdict, error.status == Some(429)),
-            None => (self.server, self.of_tool) = (None, None),
+            None => self.forget(),
         }
     }
 }
@@ -331,7 +354,8 @@ impl Guards {
         {
             return Some(Arc::clone(guard));
         }
-        let guard = Arc::new(Guard::new(server, breaker, retry));
+        let seed = RandomState::new().hash_one(server.as_str());
+        let guard = Arc::new(Guard::new(server, breaker, retry, seed));
         guards.insert(server.clone(), Arc::clone(&guard));
         Some(guard)
     }

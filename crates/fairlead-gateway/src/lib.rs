@@ -64,6 +64,8 @@ mod session;
 mod session_state;
 mod shape;
 mod shaping;
+#[cfg(test)]
+mod simulation;
 mod skills;
 mod snapshot;
 mod sse_door;
@@ -77,7 +79,7 @@ pub use bulkhead::BulkheadCounts;
 pub use compress::Compressed;
 pub use explain::{Exposed, Step};
 pub use gateway::{Applied, Counts, Gateway, Options};
-pub use guard::GuardReading;
+pub use guard::{GuardReading, PostReading};
 pub use listen::Door;
 pub use quirks::{QUIRKS, Quirk};
 pub use reuse::CacheCounts;

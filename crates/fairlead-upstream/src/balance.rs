@@ -23,6 +23,9 @@ const UNKNOWN_PRESSURE: f64 = 0.5;
 /// The smallest part of its weight an instance that reports to be full keeps: it has to be heard again.
 const LEAST_ROOM: f64 = 0.02;
 
+/// How often two others are drawn when neither takes part.
+const DRAWS: usize = 4;
+
 /// What a choice may depend on, of one instance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
@@ -49,7 +52,7 @@ impl Facts {
 
     #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
     fn connections(&self) -> f64 {
-        (self.in_flight as f64 + 1.0) / self.share()
+        self.in_flight as f64 / self.weight
     }
 }
 
@@ -107,8 +110,8 @@ impl Balancer {
         match self.balance.strategy {
             Strategy::RoundRobin => self.in_turn(eligible, &facts),
             Strategy::WeightedRoundRobin => self.smooth(eligible, |place| facts(place).share()),
-            Strategy::LeastConnections => self.least(eligible, |place| facts(place).connections()),
-            Strategy::PeakEwma | Strategy::Sticky => self.better_of_two(eligible, |a, b| quicker(&facts(a), &facts(b))),
+            Strategy::LeastConnections => self.least(eligible, &facts),
+            Strategy::PeakEwma | Strategy::Sticky => self.better_of_two(eligible, &facts),
             Strategy::Random => self.weighted(eligible, &facts),
             Strategy::Resource => self.smooth(eligible, |place| room(&facts(place))),
             Strategy::Composite => self.composite(eligible, &facts),
@@ -134,11 +137,9 @@ impl Balancer {
     fn in_turn(&self, eligible: Set, facts: &impl Fn(usize) -> Facts) -> Option<usize> {
         let count = eligible.count_ones() as usize;
         let mut chosen = None;
-        // One that came back lets some of its turns pass.
         for _ in 0..count {
             chosen = places(eligible).nth(self.turn.fetch_add(1, Ordering::Relaxed) % count);
-            let ramp = facts(chosen?).ramp;
-            if ramp >= 1.0 || self.fraction() < ramp {
+            if self.takes_part(&facts(chosen?)) {
                 break;
             }
         }
@@ -169,19 +170,57 @@ impl Balancer {
         Some(place)
     }
 
-    /// The one with the lowest cost; of equals any.
-    fn least(&self, eligible: Set, cost: impl Fn(usize) -> f64) -> Option<usize> {
-        let count = u64::from(eligible.count_ones()).max(1);
-        let from = usize::try_from(self.next() % count).unwrap_or(0);
-        let turned = places(eligible).skip(from).chain(places(eligible).take(from));
-        turned.min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
+    /// Whether it is its turn: one that came back lets some pass, so that its share grows whatever it would be.
+    fn takes_part(&self, facts: &Facts) -> bool {
+        facts.ramp >= 1.0 || self.fraction() < facts.ramp
     }
 
-    /// Power of two choices: the better of two at random. `better` says whether its first is.
-    fn better_of_two(&self, eligible: Set, better: impl Fn(usize, usize) -> bool) -> Option<usize> {
-        let one = self.any(eligible)?;
-        let other = self.any(eligible & !(1 << one))?;
-        Some(if better(one, other) { one } else { other })
+    /// The one with the fewest calls for its weight; of equals any, by weight.
+    fn least(&self, eligible: Set, facts: &impl Fn(usize) -> Facts) -> Option<usize> {
+        let (mut fewest, mut equals, mut weights) = (f64::INFINITY, 0, 0.0);
+        for turns_pass in [true, false] {
+            for place in places(eligible) {
+                let facts = facts(place);
+                if turns_pass && !self.takes_part(&facts) {
+                    continue;
+                }
+                let calls = facts.connections();
+                if calls < fewest {
+                    (fewest, equals, weights) = (calls, 0, 0.0);
+                }
+                if calls <= fewest {
+                    (equals, weights) = (equals | 1 << place, weights + facts.weight);
+                }
+            }
+            if equals != 0 {
+                break;
+            }
+        }
+        let mut left = self.fraction() * weights;
+        let mut chosen = places(equals);
+        let by_weight = chosen.find(|place| {
+            left -= facts(*place).weight;
+            left < 0.0
+        });
+        by_weight.or_else(|| places(equals).next())
+    }
+
+    /// Power of two choices: the quicker of two at random.
+    fn better_of_two(&self, eligible: Set, facts: &impl Fn(usize) -> Facts) -> Option<usize> {
+        let mut drawn = None;
+        for _ in 0..DRAWS {
+            let one = self.any(eligible)?;
+            let other = self.any(eligible & !(1 << one))?;
+            let (a, b) = (facts(one), facts(other));
+            let better = if quicker(&a, &b) { one } else { other };
+            match (self.takes_part(&a), self.takes_part(&b)) {
+                (true, true) => return Some(better),
+                (true, false) => return Some(one),
+                (false, true) => return Some(other),
+                (false, false) => drawn = Some(better),
+            }
+        }
+        drawn
     }
 
     fn weighted(&self, eligible: Set, facts: &impl Fn(usize) -> Facts) -> Option<usize> {
@@ -241,7 +280,9 @@ impl Balancer {
 /// Whether calls end sooner at `a`: latency with the calls that wait there. While one was never heard of, latency says
 /// nothing.
 fn quicker(a: &Facts, b: &Facts) -> bool {
-    let (one, other) = (a.connections(), b.connections());
+    #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
+    let calls = |facts: &Facts| (facts.in_flight as f64 + 1.0) / facts.weight;
+    let (one, other) = (calls(a), calls(b));
     if a.latency > 0.0 && b.latency > 0.0 { one * a.latency <= other * b.latency } else { one <= other }
 }
 

@@ -12,7 +12,6 @@ mod running;
 pub use running::{Running, start};
 
 use crate::{
-    balance::Balancer,
     catalog::Catalog,
     event::ServerEvent,
     handle::{InstanceHandle, Lease, LeaseError, Memory, Want},
@@ -20,6 +19,7 @@ use crate::{
     instance::{Instance, Out},
     link::{Link, LinkKey},
     owner::{Command, remembered::Remembered},
+    roster::Roster,
     view::{ServerView, State},
     watch::{Watch, WatchError, Watches},
 };
@@ -59,7 +59,7 @@ pub(crate) struct Group {
 
 /// What a server has that is more than one plain instance.
 struct Several {
-    balancer: Balancer,
+    roster: Roster,
     view: ArcSwap<ServerView>,
     changed: watch::Sender<u64>,
     events: broadcast::Sender<ServerEvent>,
@@ -307,7 +307,8 @@ impl ServerHandle {
     /// Whether there is another instance a call could go to than those it has tried.
     #[must_use]
     pub fn has_more(&self, want: &Want) -> bool {
-        self.0.members.len() > 1 && self.pickable(want) != 0
+        let has_more = |several: &Several| several.roster.has_more(&*self.0, &want.avoid);
+        self.has_siblings() && self.0.several.as_ref().is_some_and(has_more)
     }
 
     /// Whether the server has several instances.
@@ -325,22 +326,22 @@ impl ServerHandle {
     #[must_use]
     pub fn instance_status(&self) -> Vec<InstanceStatus> {
         let now = Instant::now();
-        let slow_start = self.0.server.instances.balance.slow_start;
-        let status = |member: &Arc<Member>| {
+        let status = |(place, member): (usize, &Arc<Member>)| {
             let instance = Arc::clone(member.instance());
             let (ended, failed, _) = instance.counted();
-            let serves = member.is_up() && !instance.is_out() && instance.is_admitted();
+            let alone = || if member.is_up() && !instance.is_out() { 1.0 } else { 0.0 };
+            let share = |several: &Several| several.roster.share(place, &*self.0);
             InstanceStatus {
                 view: member.own.view(),
                 links: member.own.links().len(),
                 latency: instance.latency(now),
-                share: if serves { crate::balance::ramp(instance.back_for(now), slow_start) } else { 0.0 },
+                share: self.0.several.as_ref().map_or_else(alone, share),
                 counted: (ended, failed),
                 why_out: instance.why_out(),
                 instance,
             }
         };
-        self.0.members.iter().map(status).collect()
+        self.0.members.iter().enumerate().map(status).collect()
     }
 
     /// Takes an instance (or all of them) out of service, or brings it back: it gets no new calls, those in flight

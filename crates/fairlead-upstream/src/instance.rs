@@ -62,8 +62,8 @@ impl CallEnd {
 pub trait Gate: Send + Sync {
     /// Whether a call may be sent to the instance now.
     fn admits(&self) -> bool;
-    /// A call ended; `latency` is left out where somebody was waited for who is not the server.
-    fn ended(&self, end: CallEnd, latency: Option<Duration>);
+    /// How long it will not, where that is known.
+    fn opens_in(&self) -> Option<Duration>;
 }
 
 /// Why an instance gets no new calls, as flags: several reasons may hold at once.
@@ -139,7 +139,9 @@ const SUCCESS_STEP: f64 = 0.05;
 const PRESSURE_LIFE: Duration = Duration::from_secs(30);
 
 impl Instance {
-    pub(crate) fn new(id: u64, name: &str, weight: u32, labels: BTreeMap<String, String>) -> Arc<Self> {
+    /// One of which nothing is known yet. `id` is a number that no other instance of this process has.
+    #[must_use]
+    pub fn new(id: u64, name: &str, weight: u32, labels: BTreeMap<String, String>) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             id,
@@ -202,11 +204,12 @@ impl Instance {
     }
 
     /// Counts a call; how many there were before.
-    pub(crate) fn enter(&self) -> usize {
+    pub fn enter(&self) -> usize {
         self.in_flight.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn leave(&self) {
+    /// Counts it out again.
+    pub fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -222,7 +225,6 @@ impl Instance {
     /// Puts a breaker before it, or takes it away.
     pub fn set_gate(&self, gate: Option<Box<dyn Gate>>) {
         self.gate.store(gate.map(Arc::new));
-        self.measure();
     }
 
     /// Whether its breaker, if it has one, lets calls through.
@@ -231,11 +233,13 @@ impl Instance {
         self.gate.load().as_ref().is_none_or(|gate| gate.admits())
     }
 
+    /// How long its breaker lets no calls through, where that is known.
+    pub(crate) fn opens_in(&self) -> Option<Duration> {
+        self.gate.load().as_ref().and_then(|gate| gate.opens_in())
+    }
+
     /// Says how one call ended. Called once for every exchange of a call, where the link knows it.
     pub fn report(&self, end: CallEnd, latency: Option<Duration>) {
-        if let Some(gate) = &*self.gate.load() {
-            gate.ended(end, latency);
-        }
         let now = Instant::now();
         if let CallEnd::Failed(UpstreamErrorKind::Unavailable, Outcome::NotMade) = end {
             self.unreachable_until_ms.store(self.ms(now + UNREACHABLE), Ordering::Relaxed);
@@ -331,7 +335,10 @@ impl Instance {
     /// It came back: its share of the calls grows from here on.
     pub(crate) fn came_back(&self, now: Instant) {
         self.back_since_ms.store(self.ms(now).saturating_add(1), Ordering::Relaxed);
-        self.figures().success = 1.0;
+        let mut figures = self.figures();
+        figures.success = 1.0;
+        // How it did before it went says nothing: beside its siblings it would get no calls to show how it does now.
+        figures.ewma = PeakEwma::new(now);
     }
 
     /// How long ago it came back, if it ever was away.

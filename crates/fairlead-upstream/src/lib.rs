@@ -23,6 +23,7 @@ pub mod http_client;
 pub mod instance;
 pub mod link;
 pub mod owner;
+mod roster;
 pub mod view;
 pub mod watch;
 
@@ -37,5 +38,6 @@ pub use http_client::{PoolStats, Worker};
 pub use instance::{CallEnd, Gate, Instance};
 pub use link::{Link, LinkKey, Peer, Roots, ShareKey};
 pub use owner::Environment;
+pub use roster::{Reach, Review, Roster, Search};
 pub use view::{Asks, CatalogKey, ServerView, State};
 pub use watch::{Watch, WatchError};

@@ -176,11 +176,13 @@ fn guarded(server: &str, guard: &GuardReading, out: &mut GaugeSink) {
         unaffordable: guard.unaffordable,
     };
     out.guard(server, counts);
-    if let Some(breaker) = &guard.breaker {
-        out.breaker(server, "", breaker.state.word(), &BreakerState::WORDS);
-    }
-    for (tool, breaker) in &guard.tools {
-        out.breaker(server, tool, breaker.state.word(), &BreakerState::WORDS);
+    let own = guard.breaker.iter().map(|breaker| ("", breaker, &guard.tools));
+    let instances = guard.instances.iter().map(|one| (&*one.name, &one.breaker, &one.tools));
+    for (instance, breaker, tools) in own.chain(instances) {
+        out.breaker((server, instance, ""), breaker.state.word(), &BreakerState::WORDS);
+        for (tool, breaker) in tools {
+            out.breaker((server, instance, tool), breaker.state.word(), &BreakerState::WORDS);
+        }
     }
 }
 

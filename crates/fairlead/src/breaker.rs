@@ -9,7 +9,7 @@ use crate::{
     runtime,
 };
 use fairlead_core::{BreakerReading, Force};
-use fairlead_gateway::{Gateway, GuardReading};
+use fairlead_gateway::{Gateway, GuardReading, PostReading};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,6 +20,9 @@ pub(crate) struct GuardRow {
     pub(crate) breaker: Option<BreakerRow>,
     /// Breakers of tools that failed.
     pub(crate) tools: BTreeMap<String, BreakerRow>,
+    /// Those of its instances, where it has several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) instances: BTreeMap<String, PostRow>,
     /// Retries that could be made now, where they are configured.
     pub(crate) retries_left: Option<u64>,
     /// Calls that were held back.
@@ -30,6 +33,15 @@ pub(crate) struct GuardRow {
     pub(crate) hedged: u64,
     /// Calls that were not made again because the budget was used up.
     pub(crate) over_budget: u64,
+}
+
+/// The breakers of one instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PostRow {
+    /// The instance's own.
+    pub(crate) breaker: BreakerRow,
+    /// Those of tools that failed there.
+    pub(crate) tools: BTreeMap<String, BreakerRow>,
 }
 
 /// One breaker.
@@ -60,11 +72,22 @@ impl From<&BreakerReading> for BreakerRow {
     }
 }
 
+fn by_tool(tools: &[(Box<str>, BreakerReading)]) -> BTreeMap<String, BreakerRow> {
+    tools.iter().map(|(name, breaker)| (name.to_string(), breaker.into())).collect()
+}
+
+impl From<&PostReading> for PostRow {
+    fn from(reading: &PostReading) -> Self {
+        Self { breaker: (&reading.breaker).into(), tools: by_tool(&reading.tools) }
+    }
+}
+
 impl From<&GuardReading> for GuardRow {
     fn from(reading: &GuardReading) -> Self {
         Self {
             breaker: reading.breaker.as_ref().map(Into::into),
-            tools: reading.tools.iter().map(|(name, breaker)| (name.to_string(), breaker.into())).collect(),
+            tools: by_tool(&reading.tools),
+            instances: reading.instances.iter().map(|one| (one.name.to_string(), one.into())).collect(),
             retries_left: reading.retries_left,
             held_back: reading.held_back,
             retried: reading.retried,
@@ -82,9 +105,14 @@ impl GuardRow {
             let forced = if breaker.forced { ", set by an operator" } else { "" };
             return Some(format!("its breaker is {}{forced}", breaker.state));
         }
-        let tools: Vec<&str> =
-            self.tools.iter().filter(|(_, breaker)| breaker.state != "closed").map(|(name, _)| name.as_str()).collect();
-        (!tools.is_empty()).then(|| format!("breakers are not closed of: {}", tools.join(", ")))
+        let is_not_closed = |breaker: &BreakerRow| breaker.state != "closed";
+        let tools = self.tools.iter().filter(|(_, breaker)| is_not_closed(breaker)).map(|(name, _)| name.as_str());
+        let instances = self
+            .instances
+            .iter()
+            .filter(|(_, post)| is_not_closed(&post.breaker) || post.tools.values().any(is_not_closed));
+        let open: Vec<&str> = tools.chain(instances.map(|(name, _)| name.as_str())).collect();
+        (!open.is_empty()).then(|| format!("breakers are not closed of: {}", open.join(", ")))
     }
 }
 
@@ -126,9 +154,14 @@ pub(crate) fn run(arguments: &cli::Breaker) -> Result<Exit, Failure> {
     if arguments.listing.json {
         return output::json(&done.guard);
     }
-    let state = done.guard.as_ref().and_then(|guard| match &arguments.tool {
-        Some(tool) => guard.tools.get(tool),
-        None => guard.breaker.as_ref(),
+    let instance = arguments.name.split_once('/').map(|(_, instance)| instance);
+    let state = done.guard.as_ref().and_then(|guard| match (instance, &arguments.tool) {
+        (Some(instance), tool) => {
+            let post = guard.instances.get(instance)?;
+            tool.as_ref().map_or(Some(&post.breaker), |tool| post.tools.get(tool))
+        }
+        (None, Some(tool)) => guard.tools.get(tool),
+        (None, None) => guard.breaker.as_ref(),
     });
     output::print(&format!("{}\n", state.map_or("closed", |state| state.state.as_str())))
 }

@@ -121,7 +121,8 @@ pub(crate) enum ServersAction {
 
 #[derive(Debug, Args)]
 pub(crate) struct Breaker {
-    /// The server
+    /// The server, or one of its instances
+    #[arg(value_name = "NAME[/INSTANCE]")]
     pub(crate) name: String,
     /// What it is to do
     pub(crate) to: BreakerTo,

@@ -1,11 +1,19 @@
 //! When a call is made again, after how long, and at most how often. What may be repeated is in the error matrix
-//! (`fault.rs` of `fairlead-core`); this is the rest: tries, time, and the budget of the server.
+//! (`fault.rs` of `fairlead-core`); this is the rest: tries, time, and the budget of the server. It waits for nothing
+//! itself, so that the simulation decides by the same lines.
 
-use crate::{call::Call, guard::Second, resolve::Target};
+use crate::{
+    call::Call,
+    guard::{Guard, Second},
+    resolve::Target,
+};
 use fairlead_core::{Again, Outcome, UpstreamError, UpstreamErrorKind, fault};
 use fairlead_upstream::Final;
 use fairlead_wire::Method;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Further tries of a call that certainly was not sent, and the pause before the first of them.
@@ -14,15 +22,17 @@ const UNSENT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a call may be made again, or may not.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     again: Again,
+    /// The call was certainly not made.
+    is_unmade: bool,
     /// Its connection or session was lost, and with what outcome.
     lost: Option<Outcome>,
     retry_after: Option<Duration>,
 }
 
 impl Failure {
-    pub(super) fn of(error: &UpstreamError) -> Self {
+    pub(crate) fn of(error: &UpstreamError) -> Self {
         let is_lost = matches!(error.kind, UpstreamErrorKind::SessionLost | UpstreamErrorKind::Lost);
         let again = match error.outcome {
             // Turned away before anything was done, whatever the reason.
@@ -31,27 +41,50 @@ impl Failure {
             Outcome::Unknown if error.fault().again == Again::Always => Again::IfRepeatable,
             _ => error.fault().again,
         };
-        Self { again, lost: is_lost.then_some(error.outcome), retry_after: error.retry_after }
+        Self {
+            again,
+            is_unmade: error.outcome == Outcome::NotMade,
+            lost: is_lost.then_some(error.outcome),
+            retry_after: error.retry_after,
+        }
     }
 
     /// Of an answer that came with a status that says that the server failed.
     pub(super) fn of_answer(answer: &Final) -> Option<Self> {
-        let status = answer.status.filter(|status| *status == 429 || *status >= 500)?;
-        debug_assert!(fault::answered(Some(status), None) != Some(fairlead_core::Verdict::Good));
-        Some(Self { again: Again::IfRepeatable, lost: None, retry_after: None })
+        Self::of_status(answer.status)
     }
+
+    pub(crate) fn of_status(status: Option<u16>) -> Option<Self> {
+        let status = status.filter(|status| *status == 429 || *status >= 500)?;
+        debug_assert!(fault::answered(Some(status), None) != Some(fairlead_core::Verdict::Good));
+        Some(Self { again: Again::IfRepeatable, is_unmade: false, lost: None, retry_after: None })
+    }
+}
+
+/// What the decision depends on beside the failure.
+pub(crate) struct Case<'a> {
+    /// The server's, where it has one.
+    pub(crate) guard: Option<&'a Guard>,
+    /// Whether the call may be made again when nobody knows whether it took effect.
+    pub(crate) is_repeatable: &'a dyn Fn() -> bool,
+    /// How often it was made again so far.
+    pub(crate) retries: &'a AtomicU32,
+    /// Whether it becomes a task, or asks for one: then only what is always made again is.
+    pub(crate) is_task: bool,
+    /// When its time is over.
+    pub(crate) deadline: Instant,
 }
 
 /// The tries of one exchange.
 #[derive(Debug)]
-pub(super) struct Tries {
+pub(crate) struct Tries {
     /// The try that costs nothing was not made yet.
     at_once: bool,
     unsent: u32,
 }
 
 impl Tries {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { at_once: true, unsent: 0 }
     }
 
@@ -65,11 +98,16 @@ impl Tries {
         std::mem::take(&mut self.at_once)
     }
 
-    /// How long to wait before the call is made again; `None` when it is not.
-    pub(super) fn next(&mut self, call: &Call, target: &Target, failure: Failure) -> Option<Duration> {
+    /// How long to wait before the call is made again; `None` when it is not. `has_more` says whether there is an instance
+    /// that it has not tried.
+    pub(crate) fn next(&mut self, case: &Case, failure: Failure, has_more: impl FnOnce() -> bool) -> Option<Duration> {
+        // What never reached one instance may go to another: each is tried once.
+        if failure.is_unmade && has_more() {
+            return Some(Duration::ZERO);
+        }
         let may = match failure.again {
             Again::Always => true,
-            Again::IfRepeatable => is_repeatable(call, target),
+            Again::IfRepeatable => (case.is_repeatable)(),
             Again::Never => false,
         };
         if !may {
@@ -83,28 +121,27 @@ impl Tries {
             self.unsent += 1;
             return Some(UNSENT_PAUSE * self.unsent);
         }
-        configured(call, target, failure)
+        configured(case, failure)
     }
 }
 
 /// The tries that the configuration of the server allows.
-fn configured(call: &Call, target: &Target, failure: Failure) -> Option<Duration> {
-    let guard = target.upstream.rules.guard.as_ref()?;
+fn configured(case: &Case, failure: Failure) -> Option<Duration> {
+    let guard = case.guard?;
     let retries = guard.retries()?;
-    if call.task.is_some() {
+    if case.is_task {
         return None;
     }
-    let made = call.retries.load(Ordering::Relaxed);
+    let made = case.retries.load(Ordering::Relaxed);
     if made + 1 >= retries.rule.attempts {
         return None;
     }
     let wait = retries.wait(made + 1, failure.retry_after);
-    let (_, whole) = target.timeouts();
-    let is_too_late = Instant::now().checked_add(wait).is_none_or(|at| at >= call.deadline(whole));
+    let is_too_late = Instant::now().checked_add(wait).is_none_or(|at| at >= case.deadline);
     if is_too_late || !guard.afford(Second::Retry) {
         return None;
     }
-    call.retries.store(made + 1, Ordering::Relaxed);
+    case.retries.store(made + 1, Ordering::Relaxed);
     Some(wait)
 }
 

@@ -46,6 +46,14 @@ impl Gate {
         Ok(Permit { gate: Arc::clone(self), leave: Some(leave) })
     }
 
+    /// Whether a call would be let through now, and if not, for how long.
+    pub(crate) fn would_admit(&self) -> Result<(), Refused> {
+        if self.calm.load(Ordering::Acquire) != NOT_CALM {
+            return Ok(());
+        }
+        self.machine().would_admit(self.now())
+    }
+
     pub(crate) fn read(&self) -> BreakerReading {
         self.machine().read(self.now())
     }

@@ -12,7 +12,8 @@ impl Gateway {
         Some(self.guard_of(server)??.read())
     }
 
-    /// Holds a breaker open or closed, or lets it work again: the server's, or of one tool (by the server's own name).
+    /// Holds a breaker open or closed, or lets it work again: of a server or, as `server/instance`, of an instance, as
+    /// a whole or of one tool (by the server's own name).
     ///
     /// # Errors
     /// When there is no such server or it has no breaker.
@@ -22,13 +23,14 @@ impl Gateway {
         tool: Option<&str>,
         force: Option<Force>,
     ) -> Result<GuardReading, &'static str> {
+        let (server, instance) = server.split_once('/').map_or((server, None), |(server, name)| (server, Some(name)));
         let guard = self.guard_of(server).ok_or("there is no such server")?;
         let none = "it has no breaker: write `breaker: {}` into its configuration";
         let guard = guard.ok_or(none)?;
-        if !guard.force(tool, force) {
-            return Err(none);
+        if !guard.force(instance, tool, force) {
+            return Err(if instance.is_some() { "it has no breaker for such an instance" } else { none });
         }
-        tracing::warn!(server, tool, ?force, "an operator set a breaker");
+        tracing::warn!(server, instance, tool, ?force, "an operator set a breaker");
         Ok(guard.read())
     }
 
@@ -49,6 +51,13 @@ pub(crate) fn explain(upstream: &Upstream, tool: Option<&str>, steps: &mut Vec<S
     let of_tool = reading.tools.iter().find(|(name, _)| Some(&**name) == tool);
     if let Some((_, breaker)) = of_tool {
         steps.push(of_breaker("of the tool", breaker));
+    }
+    for one in &reading.instances {
+        let whose = format!("of the instance `{}`", one.name);
+        steps.push(of_breaker(&whose, &one.breaker));
+        if let Some((_, breaker)) = one.tools.iter().find(|(name, _)| Some(&**name) == tool) {
+            steps.push(of_breaker(&format!("of the tool at `{}`", one.name), breaker));
+        }
     }
     for (name, needed) in &upstream.rules.needs {
         let ok = needed.is_open().is_none();

@@ -1,12 +1,12 @@
 //! Breakers of servers and tools together, and the budget.
 
 use super::*;
-use fairlead_core::breaker::BreakerSettings;
+use fairlead_core::{BreakerState, breaker::BreakerSettings};
 
 fn guard(retry: bool) -> Arc<Guard> {
     let rule = BreakerRule { settings: BreakerSettings::default(), tools: true };
     let name = ServerName::parse("crm").expect("a name");
-    Arc::new(Guard::new(&name, Some(rule), retry.then(RetryRule::default)))
+    Arc::new(Guard::new(&name, Some(rule), retry.then(RetryRule::default), 1))
 }
 
 fn admit(guard: &Arc<Guard>, tool: &str) -> Result<Admission, UpstreamError> {
@@ -47,9 +47,9 @@ async fn a_server_that_fails_is_held_back() {
     }
     assert!(admit(&guard, "f").is_err());
     assert_eq!(guard.is_open(), Some(Some(Duration::from_secs(30))));
-    assert!(guard.force(None, None));
+    assert!(guard.force(None, None, None));
     admit(&guard, "f").expect("closed by hand");
-    assert!(!guard.force(Some("a"), Some(Force::Open)) || admit(&guard, "a").is_err());
+    assert!(!guard.force(None, Some("a"), Some(Force::Open)) || admit(&guard, "a").is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,4 +97,35 @@ async fn retries_wait_at_least_what_the_server_says() {
     let granted = (0..50).filter(|_| guard.afford(Second::Retry)).count();
     assert_eq!(granted, 5, "two of ten, and the reserve of three");
     assert_eq!(guard.read().unaffordable, 45);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_instance_does_says_nothing_of_its_siblings() {
+    let guard = guard(false);
+    let instance = |id| Instance::new(id, &format!("i{id}"), 1, std::collections::BTreeMap::new());
+    let (bad, good) = (instance(1), instance(2));
+    guard.settle([&bad, &good].into_iter());
+    let go = |to: &Instance| {
+        let mut admission = admit(&guard, "search")?;
+        admission.goes_to(to).map(|()| admission)
+    };
+    for _ in 0..5 {
+        go(&bad).expect("it is let through").failed(&timeout());
+        go(&good).expect("it is let through").answered(Some(200), None);
+    }
+    assert_eq!(go(&bad).expect_err("its breaker is open").kind, UpstreamErrorKind::HeldBack);
+    assert!(!bad.is_admitted() && good.is_admitted());
+    assert_eq!(guard.is_open(), None, "the server answers");
+    go(&good).expect("the other goes on");
+    assert!(guard.force(Some("i2"), None, Some(Force::Open)) && !guard.force(Some("i3"), None, None));
+    assert_eq!(guard.is_open(), Some(Some(Duration::from_secs(30))), "nobody is left");
+    // A reload that leaves both keeps what is known.
+    guard.settle([&bad, &good].into_iter());
+    assert!(!bad.is_admitted());
+    assert!(guard.force(None, None, None));
+    go(&bad).expect("closed by hand, with all of them");
+    for _ in 0..5 {
+        admit(&guard, "search").expect("it is let through").failed(&timeout());
+    }
+    assert!(guard.is_open().is_some(), "where no instance can be had, that is the server's");
 }

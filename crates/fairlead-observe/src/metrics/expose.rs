@@ -167,10 +167,13 @@ fn guards(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         None,
         MetricType::Gauge,
     )?;
-    for ((server, tool), state) in &gauges.breakers {
+    for ((server, instance, tool), state) in &gauges.breakers {
         for word in state.all {
             let is_current = i64::from(*word == state.current);
-            let labels = [("mcp_server", server.as_str()), ("tool_name", tool.as_str()), ("state", word)];
+            let mut labels = vec![("mcp_server", server.as_str()), ("tool_name", tool.as_str()), ("state", word)];
+            if !instance.is_empty() {
+                labels.insert(1, ("instance", instance.as_str()));
+            }
             family.encode_family(&labels)?.encode_gauge(&is_current)?;
         }
     }

@@ -34,7 +34,7 @@ pub struct GaugeSink {
     /// Bytes and tokens by server and list.
     pub(super) listings: BTreeMap<(String, &'static str), (u64, u64)>,
     pub(super) connections: BTreeMap<String, ConnectionGauges>,
-    pub(super) breakers: BTreeMap<(String, String), ServerState>,
+    pub(super) breakers: BTreeMap<(String, String, String), ServerState>,
     pub(super) guards: BTreeMap<String, GuardCounts>,
     pub(super) instances: BTreeMap<(String, String), InstanceGauges>,
     /// Answers, their bytes, and the bytes sent for them, by coding.
@@ -211,9 +211,11 @@ impl GaugeSink {
         self.connections.insert(server.to_owned(), connections);
     }
 
-    /// The state of a breaker as one word of `all`: of a server, or of one of its tools.
-    pub fn breaker(&mut self, server: &str, tool: &str, current: &'static str, all: &'static [&'static str]) {
-        self.breakers.insert((server.to_owned(), tool.to_owned()), ServerState { current, all });
+    /// The state of a breaker as one word of `all`: of a server, an instance of it, or a tool of either.
+    pub fn breaker(&mut self, of: (&str, &str, &str), current: &'static str, all: &'static [&'static str]) {
+        let (server, instance, tool) = of;
+        let key = (server.to_owned(), instance.to_owned(), tool.to_owned());
+        self.breakers.insert(key, ServerState { current, all });
     }
 
     /// How often calls of a server were held back or made again.

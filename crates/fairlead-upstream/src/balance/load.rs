@@ -10,6 +10,10 @@ const DECAY: Duration = Duration::from_secs(10);
 /// at once must not look fast.
 const FAILURE: Duration = Duration::from_millis(100);
 const FAILURE_FACTOR: f64 = 5.0;
+/// Failures in a row that count more each: beyond it an instance would be left alone long after it is well.
+const FAILURES: u32 = 5;
+/// Weight of the latest call in what calls take.
+const USUAL_STEP: f64 = 0.1;
 /// More than this is not believed.
 const LONGEST: f64 = 3600.0;
 
@@ -18,16 +22,26 @@ const LONGEST: f64 = 3600.0;
 pub(crate) struct PeakEwma {
     seconds: f64,
     at: Instant,
+    /// What calls take that are answered, without peaks.
+    usual: f64,
+    /// Failures since the last answer.
+    failures: u32,
 }
 
 impl PeakEwma {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { seconds: 0.0, at: now }
+        Self { seconds: 0.0, at: now, usual: 0.0, failures: 0 }
     }
 
     /// Notes how long a call took.
     pub(crate) fn observe(&mut self, now: Instant, latency: Duration) {
         let latency = latency.as_secs_f64();
+        self.usual += if self.usual == 0.0 { latency } else { USUAL_STEP * (latency - self.usual) };
+        self.failures = 0;
+        self.take(now, latency);
+    }
+
+    fn take(&mut self, now: Instant, latency: f64) {
         if latency > self.seconds {
             self.seconds = latency;
         } else {
@@ -39,9 +53,9 @@ impl PeakEwma {
 
     /// Notes that a call failed after `latency`.
     pub(crate) fn failed(&mut self, now: Instant, latency: Duration) {
-        let usual = self.read(now).as_secs_f64() * FAILURE_FACTOR;
-        let counted = latency.as_secs_f64().max(FAILURE.as_secs_f64()).max(usual).min(LONGEST);
-        self.observe(now, Duration::from_secs_f64(counted));
+        self.failures = (self.failures + 1).min(FAILURES);
+        let penalty = self.usual * FAILURE_FACTOR * f64::from(self.failures);
+        self.take(now, latency.as_secs_f64().max(FAILURE.as_secs_f64()).max(penalty).min(LONGEST));
     }
 
     /// The latency as of `now`: what was not seen for long fades.
@@ -88,6 +102,6 @@ mod tests {
         for _ in 0..1000 {
             ewma.failed(now, Duration::ZERO);
         }
-        assert!(ewma.read(now) <= Duration::from_secs(3600));
+        assert_eq!(ewma.read(now), Duration::from_millis(1250), "it is to be forgotten again");
     }
 }

@@ -5,20 +5,17 @@
 use super::{Member, ServerHandle, Several};
 use crate::{
     catalog::ListingKind,
-    ejection::{Ejector, Sample, Verdict},
     event::ServerEvent,
     health::probe::Checks,
     instance::Out,
     owner::{Command, Environment},
+    roster::Review,
     view::{Asks, ServerView, State},
 };
 use fairlead_wire::Era;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 use tokio::{
     sync::{
@@ -26,11 +23,9 @@ use tokio::{
         mpsc::{self, Receiver, Sender},
     },
     task::{JoinHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
-/// How often it is looked who serves.
-const LOOK: Duration = Duration::from_secs(1);
 /// What instances say that waits for the task.
 const QUEUE: usize = 1024;
 
@@ -47,11 +42,7 @@ enum Told {
 struct Conductor {
     handle: ServerHandle,
     epoch: Arc<AtomicU64>,
-    ejector: Option<Ejector>,
-    /// Who served when it was looked last.
-    serving: Vec<bool>,
-    /// Who ever did.
-    served: Vec<bool>,
+    review: Review,
     /// What every instance is known to ask.
     asks: Asks,
 }
@@ -61,7 +52,6 @@ pub(super) fn start(handle: &ServerHandle, environment: &Environment) -> Option<
     let several = handle.0.several.as_ref()?;
     let count = handle.0.members.len();
     let config = &handle.0.server.instances;
-    let ejector = config.ejection.clone().filter(|_| count > 1).map(|config| Ejector::new(config, count));
     let (sender, told) = mpsc::channel(QUEUE);
     let (mut listening, mut checking) = (JoinSet::new(), JoinSet::new());
     for place in 0..count {
@@ -74,18 +64,15 @@ pub(super) fn start(handle: &ServerHandle, environment: &Environment) -> Option<
             let _ = sender.try_send(Told::Changed);
         });
     }
-    let mut conductor = Conductor {
+    let conductor = Conductor {
         handle: handle.clone(),
         epoch: Arc::clone(&environment.epoch),
-        ejector,
-        serving: vec![false; count],
-        served: vec![false; count],
+        review: Review::new(config.ejection.as_ref(), &several.roster, &*handle.0),
         asks: Asks::default(),
     };
     // Whoever has the handle sees a picture from the beginning.
     several.view.store(Arc::new(conductor.picture(several)));
-    conductor.serving = conductor.who_serves();
-    conductor.served.clone_from(&conductor.serving);
+    let mut conductor = conductor;
     Some(tokio::spawn(async move { conductor.run(told, listening, checking).await }))
 }
 
@@ -112,8 +99,7 @@ async fn listen(member: Arc<Member>, place: usize, sender: Sender<Told>) {
 
 impl Conductor {
     async fn run(&mut self, mut told: Receiver<Told>, mut listening: JoinSet<()>, mut checking: JoinSet<()>) {
-        let every = self.ejector.as_ref().map_or(LOOK, |ejector| ejector.interval().min(LOOK));
-        let mut look = interval(every);
+        let mut look = interval(self.review.interval());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.update().await;
         loop {
@@ -217,7 +203,9 @@ impl Conductor {
             let _ = several.events.send(ServerEvent::ListChanged { kind, era, replaces });
         }
         self.share_asks().await;
-        self.note_who_serves();
+        let group = Arc::clone(&self.handle.0);
+        let several = group.several.as_ref().expect("invariant: without it there is no such task");
+        self.review.note(&group.server.name, &several.roster, &*group);
         self.elect().await;
     }
 
@@ -259,37 +247,6 @@ impl Conductor {
         }
     }
 
-    fn who_serves(&self) -> Vec<bool> {
-        let serves = |member: &Arc<Member>| {
-            let instance = member.instance();
-            member.is_up() && !instance.is_out() && instance.is_admitted()
-        };
-        self.members().iter().map(serves).collect()
-    }
-
-    /// One that serves again gets a growing share.
-    fn note_who_serves(&mut self) {
-        let now = Instant::now();
-        let serving = self.who_serves();
-        for (place, (is, was)) in serving.iter().zip(&self.serving).enumerate() {
-            let instance = self.members()[place].instance();
-            if *is && !*was {
-                instance.reached();
-                if self.served[place] {
-                    instance.came_back(now);
-                    tracing::info!(server = %self.handle.name(), instance = instance.name(), "the instance serves again");
-                }
-            } else if !*is && *was {
-                let why = instance.why_out().unwrap_or_else(|| "it cannot be reached".to_owned());
-                tracing::warn!(server = %self.handle.name(), instance = instance.name(), "the instance gets no calls: {why}");
-            }
-        }
-        for (served, is) in self.served.iter_mut().zip(&serving) {
-            *served |= is;
-        }
-        self.serving = serving;
-    }
-
     /// Sees to it that what is watched is told of by an instance that is there.
     async fn elect(&self) {
         let several = self.several();
@@ -302,7 +259,7 @@ impl Conductor {
         if !gone(lead) {
             return;
         }
-        let Some(next) = self.serving.iter().position(|serves| *serves) else { return };
+        let Some(next) = self.review.serving().iter().position(|serves| *serves) else { return };
         if next == lead {
             return;
         }
@@ -314,33 +271,11 @@ impl Conductor {
 
     /// Compares the instances, and looks who serves.
     async fn look(&mut self) {
-        let serving = self.who_serves_but_for_ejection();
-        if let Some(ejector) = &mut self.ejector {
-            let samples = self.handle.0.members.iter().map(|member| {
-                let (ended, failed, times) = member.instance().counted();
-                Sample { ended, failed, times }
-            });
-            for (place, verdict) in ejector.look(Instant::now(), samples, &serving) {
-                let instance = self.handle.0.members[place].instance();
-                instance.set_out(Out::EJECTED, matches!(verdict, Verdict::Out(_)));
-                match verdict {
-                    Verdict::Out(why) => instance.set_reason(Some(why)),
-                    Verdict::Back => instance.set_reason(None),
-                }
-            }
-        }
-        if self.who_serves() != self.serving {
+        let group = Arc::clone(&self.handle.0);
+        let several = group.several.as_ref().expect("invariant: without it there is no such task");
+        if self.review.look(&several.roster, &*group) {
             self.update().await;
         }
-    }
-
-    fn who_serves_but_for_ejection(&self) -> Vec<bool> {
-        let serves = |member: &Arc<Member>| {
-            let instance = member.instance();
-            let others = [Out::DRAINED, Out::UNREADY, Out::NOT_STARTED, Out::LEAVING];
-            member.is_up() && instance.is_admitted() && others.iter().all(|why| !instance.is_out_for(*why))
-        };
-        self.members().iter().map(serves).collect()
     }
 }
 

@@ -3,10 +3,11 @@
 
 use super::{Group, Member, ServerHandle, Several, conductor};
 use crate::{
-    balance::{Balancer, mix},
+    balance::mix,
     handle::InstanceHandle,
     instance::{Instance, Out},
     owner::{self, Beginning, Command, Environment},
+    roster::Roster,
     view::ServerView,
 };
 use arc_swap::ArcSwap;
@@ -152,8 +153,9 @@ pub fn start(
         members.push(member);
     }
     taken.leave();
+    let instances = || members.iter().map(|member: &Arc<Member>| Arc::clone(member.instance())).collect();
     let several = several.then(|| Several {
-        balancer: Balancer::new(server.instances.balance.clone(), members.len(), mix(id)),
+        roster: Roster::new(server.instances.balance.clone(), instances(), mix(id)),
         view: ArcSwap::from_pointee(ServerView::new()),
         changed: watch::channel(0).0,
         events: broadcast::channel(BROADCAST).0,
