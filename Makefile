@@ -1,5 +1,5 @@
 # Every target is one command of cargo; `cargo xtask help` lists the rest.
-.PHONY: up test verify bench fmt clean-cache
+.PHONY: up test verify bench bench-cost bench-wire fmt clean-cache
 
 # Build the gateway and start it: with no fairlead.yaml, in front of the bundled demo servers.
 up:
@@ -17,6 +17,15 @@ verify:
 bench:
 	cargo build --locked --profile dist -p fairlead -p fairlead-bench
 	target/dist/fairlead-bench run --fairlead target/dist/fairlead
+
+# What each feature costs a call that it is configured for, in CPU time; fails where one is over its bound.
+bench-cost:
+	cargo build --locked --profile dist -p fairlead -p fairlead-bench
+	target/dist/fairlead-bench cost --fairlead target/dist/fairlead
+
+# Instructions of what every message passes, by callgrind (skipped without valgrind).
+bench-wire:
+	cargo bench --locked --profile dist -p fairlead-wire --bench instructions
 
 fmt:
 	cargo fmt --all

@@ -1,6 +1,7 @@
 //! One MCP client on one keep-alive connection, which checks every answer it gets.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -37,8 +38,21 @@ pub(crate) struct Session {
     name: String,
 }
 
+/// What a call may differ in from a plain one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// Headers it has besides.
+    pub(crate) headers: HeaderMap,
+    /// No two calls send the same text.
+    pub(crate) varies: bool,
+    /// It is made through this tool, which takes the name and the arguments of the other.
+    pub(crate) through: Option<&'static str>,
+}
+
 /// The text a call sends and what it expects back.
 pub(crate) struct Echo {
+    /// What else there is about it.
+    pub(crate) manner: Manner,
     /// Name of the echo tool as the endpoint exposes it.
     pub(crate) tool: String,
     /// Text to send.
@@ -77,6 +91,21 @@ struct ListResult<'a> {
     tools: Vec<IgnoredAny>,
     #[serde(borrow, rename = "nextCursor")]
     next_cursor: Option<&'a RawValue>,
+}
+
+/// Calls of which no two send the same text, so far.
+static VARIED: AtomicU64 = AtomicU64::new(0);
+
+impl Echo {
+    fn next_text(&self) -> Cow<'_, str> {
+        if !self.manner.varies {
+            return Cow::Borrowed(&self.text);
+        }
+        // As long as the others.
+        let number = format!("{:016}", VARIED.fetch_add(1, Ordering::Relaxed));
+        let rest = self.text.get(number.len()..).unwrap_or_default();
+        Cow::Owned(number + rest)
+    }
 }
 
 impl Session {
@@ -181,17 +210,35 @@ impl Session {
     /// When the answer is not the one asked for.
     pub(crate) async fn call(&mut self, echo: &Echo) -> anyhow::Result<()> {
         let answer_bytes = echo.answer.map(|size| format!(r#","answer_bytes":{size}"#)).unwrap_or_default();
-        let params = format!(r#""name":"{}","arguments":{{"text":"{}"{answer_bytes}}}"#, echo.tool, echo.text);
+        let text = echo.next_text();
+        let arguments = format!(r#"{{"text":"{text}"{answer_bytes}}}"#);
+        let (tool, params) = match echo.manner.through {
+            None => (echo.tool.as_str(), format!(r#""name":"{}","arguments":{arguments}"#, echo.tool)),
+            Some(outer) => {
+                let inner = format!(r#"{{"name":"{}","arguments":{arguments}}}"#, echo.tool);
+                (outer, format!(r#""name":"{outer}","arguments":{inner}"#))
+            }
+        };
         let (id, body) = self.request("tools/call", &params);
-        let answer = self.post("tools/call", Some(&echo.tool), body).await?;
+        let answer = self.post_with("tools/call", Some(tool), body, &echo.manner.headers).await?;
         let result: CallResult<'_> = serde_json::from_str(result(&answer.body, answer.is_stream, id)?)?;
         anyhow::ensure!(!result.is_error, "the tool reports an error");
-        let text = result.content.first().map(|content| content.text.as_ref()).unwrap_or_default();
+        let came = result.content.first().map(|content| content.text.as_ref()).unwrap_or_default();
         match echo.answer {
-            None => anyhow::ensure!(text == echo.text, "the text came back altered"),
-            Some(size) => anyhow::ensure!(text.len() == size, "{} bytes came back instead of {size}", text.len()),
+            None => anyhow::ensure!(came == text, "the text came back altered"),
+            Some(size) => anyhow::ensure!(came.len() == size, "{} bytes came back instead of {size}", came.len()),
         }
         Ok(())
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) async fn ping(&mut self) -> anyhow::Result<()> {
+        let (id, body) = self.request("ping", "");
+        let answer = self.post("ping", None, body).await?;
+        result(&answer.body, answer.is_stream, id).map(drop)
     }
 
     /// Lists all tools, every page, and returns how many there are.
@@ -230,7 +277,18 @@ impl Session {
     }
 
     async fn post(&mut self, method: &str, name: Option<&str>, body: String) -> anyhow::Result<Answer> {
+        self.post_with(method, name, body, &HeaderMap::new()).await
+    }
+
+    async fn post_with(
+        &mut self,
+        method: &str,
+        name: Option<&str>,
+        body: String,
+        more: &HeaderMap,
+    ) -> anyhow::Result<Answer> {
         let mut headers = self.headers.clone();
+        headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
         if self.era == Era::Modern {
             headers.insert(HeaderName::from_static(METHOD_HEADER), HeaderValue::from_str(method)?);
             if let Some(name) = name {

@@ -204,7 +204,7 @@ async fn crowd(target: &Target, pids: &[Pid], sessions: usize, hold: Duration, r
 }
 
 fn echo() -> Echo {
-    Echo { tool: "echo".to_owned(), text: "x".repeat(100), answer: None }
+    Echo { tool: "echo".to_owned(), text: "x".repeat(100), answer: None, manner: crate::client::Manner::default() }
 }
 
 /// Resident memory after `filling`, when it has settled.

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::client::{Echo, Session};
+use crate::client::{Echo, Manner, Session};
 use crate::histogram::Histogram;
 use crate::mcp::{Era, MAX_BODY, Target};
 use crate::process::{self, Pid};
@@ -32,6 +32,8 @@ const EDGE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Kind {
     /// A call of the echo tool.
     Call,
+    /// A sign of life, which a gateway gives by itself (legacy era).
+    Ping,
     /// A complete list of tools.
     List,
     /// A legacy session opened and closed: `initialize`, `notifications/initialized`, DELETE. Without the last, a long
@@ -59,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) kind: Kind,
     /// Name of the echo tool.
     pub(crate) tool: String,
+    /// What calls differ in from plain ones.
+    pub(crate) manner: Manner,
     /// Tools a complete list must have.
     pub(crate) expect_tools: Option<usize>,
     /// Groups of processes; the CPU time of each group per operation is measured.
@@ -149,7 +153,12 @@ pub(crate) async fn run_here(options: &Options) -> anyhow::Result<Report> {
         "between 1 and {MAX_SESSIONS} sessions are possible"
     );
     anyhow::ensure!(options.payload <= MAX_BODY / 2, "a payload of at most {} bytes is possible", MAX_BODY / 2);
-    let echo = Rc::new(Echo { tool: options.tool.clone(), text: "x".repeat(options.payload), answer: options.answer });
+    let echo = Rc::new(Echo {
+        tool: options.tool.clone(),
+        text: "x".repeat(options.payload),
+        answer: options.answer,
+        manner: options.manner.clone(),
+    });
     let counters = Rc::new(RefCell::new(Counters {
         is_measuring: false,
         is_stopping: false,
@@ -278,6 +287,7 @@ impl Worker {
     async fn operate(&self, session: &mut Session) -> anyhow::Result<()> {
         match self.kind {
             Kind::Call => session.call(&self.echo).await,
+            Kind::Ping => session.ping().await,
             Kind::Initialize => {
                 session.initialize().await?;
                 session.terminate().await
@@ -314,6 +324,7 @@ mod tests {
             era,
             kind,
             tool: "echo".to_owned(),
+            manner: Manner::default(),
             expect_tools: None,
             cpu_of: vec![vec![Pid::this()]],
         }
@@ -339,6 +350,7 @@ mod tests {
     fn every_kind_in_both_eras() {
         let cases = [
             (Era::Legacy, Kind::Call),
+            (Era::Legacy, Kind::Ping),
             (Era::Legacy, Kind::List),
             (Era::Legacy, Kind::Initialize),
             (Era::Modern, Kind::Call),

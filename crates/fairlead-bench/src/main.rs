@@ -10,6 +10,7 @@
 //! Everything runs on loopback, for a bounded time, and only processes started here are stopped.
 
 mod client;
+mod cost;
 mod crowd;
 mod figures;
 mod histogram;
@@ -85,6 +86,8 @@ enum Command {
     Load(LoadArgs),
     /// Measure everything and write the record
     Run(run::Args),
+    /// Measure what each feature costs a call that it is configured for
+    Cost(cost::Args),
     /// Hold thousands of legacy sessions, each with an open stream, under load
     Sessions(crowd::Args),
     /// Compare the two runtime models of the minimal proxy
@@ -191,6 +194,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
                 era: args.era,
                 kind: args.kind,
                 tool: args.tool,
+                manner: crate::client::Manner::default(),
                 expect_tools: args.expect_tools,
                 cpu_of: args.cpu_of.into_iter().map(|pid| vec![process::Pid::from_raw(pid)]).collect(),
             };
@@ -200,6 +204,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run(args) => run::run(&args),
+        Command::Cost(args) => cost::run(&args),
         Command::Sessions(args) => crowd::run(&args, seconds(args.hold())?),
         Command::RuntimeModel { pairs, duration, sessions, patience, quick } => {
             let smoke = runtime_model::Options {

@@ -55,7 +55,12 @@ pub(crate) fn measure(
     anyhow::ensure!(0 < few && few < many, "the second number of sessions must be larger");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(LocalSet::new().run_until(async {
-        let echo = Echo { tool: "echo".to_owned(), text: "x".repeat(100), answer: None };
+        let echo = Echo {
+            tool: "echo".to_owned(),
+            text: "x".repeat(100),
+            answer: None,
+            manner: crate::client::Manner::default(),
+        };
         let mut sessions = Vec::with_capacity(many);
         let mut bytes = [0; 2];
         for (level, count) in [few, many].into_iter().enumerate() {

@@ -270,8 +270,10 @@ fn loads(era: Era) -> Vec<Load> {
             kind: LoadKind::Call,
         })
         .collect();
-    let title = "call of 100 KB and as much back, 16 sessions".to_owned();
-    loads.push(Load { title, sessions: 16, payload: 100_000, kind: LoadKind::Call });
+    for (size, payload) in [("100 KB", 100_000), ("1 MB", 1_000_000)] {
+        let title = format!("call of {size} and as much back, 16 sessions");
+        loads.push(Load { title, sessions: 16, payload, kind: LoadKind::Call });
+    }
     if era == Era::Legacy {
         let title = "session opened and closed (initialize, initialized, DELETE), 16 connections".to_owned();
         loads.push(Load { title, sessions: 16, payload: 0, kind: LoadKind::Initialize });
@@ -304,6 +306,7 @@ fn measure(
                 era,
                 kind: load.kind,
                 tool: "echo".to_owned(),
+                manner: crate::client::Manner::default(),
                 expect_tools: None,
                 cpu_of,
             })
@@ -345,6 +348,7 @@ fn measure_lists(binary: &Path, era: Era, plan: &Plan, scratch: &Path) -> anyhow
             era,
             kind: LoadKind::List,
             tool: "echo".to_owned(),
+            manner: crate::client::Manner::default(),
             expect_tools: Some(tools),
             cpu_of: vec![running.pids(), vec![upstream.pid()]],
         });

@@ -65,6 +65,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                     era: Era::Legacy,
                     kind: Kind::Call,
                     tool: "echo".to_owned(),
+                    manner: crate::client::Manner::default(),
                     expect_tools: None,
                     cpu_of: vec![vec![child.pid()], vec![upstream.pid()]],
                 })?;

@@ -48,12 +48,25 @@ pub(crate) struct Running {
     /// Where to put the load.
     pub(crate) target: Target,
     child: Option<Child>,
+    log: Option<PathBuf>,
 }
 
 impl Running {
     /// The processes whose cost is that of the target; none for the upstream server itself.
     pub(crate) fn pids(&self) -> Vec<Pid> {
         self.child.as_ref().map(|child| with_children(child.pid())).unwrap_or_default()
+    }
+
+    /// Stops it, and the instructions it took where they were counted.
+    ///
+    /// # Errors
+    /// When they were not.
+    pub(crate) fn stop_counted(mut self) -> anyhow::Result<u64> {
+        drop(self.child.take());
+        let log = std::fs::read_to_string(self.log.as_ref().context("it has no log")?)?;
+        let collected =
+            log.lines().find_map(|line| line.split_once("Collected :")).context("callgrind said nothing")?;
+        collected.1.trim().parse().context("reading what callgrind counted")
     }
 }
 
@@ -63,7 +76,7 @@ impl Running {
 /// When it does not start or does not answer in time; the end of its log is part of the error.
 pub(crate) fn start(kind: &Kind, upstream: SocketAddr, era: Era, scratch: &Path) -> anyhow::Result<Running> {
     match kind {
-        Kind::Direct => Ok(Running { target: Target::new(upstream, "/mcp"), child: None }),
+        Kind::Direct => Ok(Running { target: Target::new(upstream, "/mcp"), child: None, log: None }),
         Kind::Proxy(model) => {
             let args = ["proxy".to_owned(), format!("--upstream={upstream}"), format!("--model={}", model.word())];
             let (child, addr) = Child::start_self(&args)?;
@@ -111,20 +124,42 @@ fn start_fairlead(
     tools: Option<usize>,
     scratch: &Path,
 ) -> anyhow::Result<Running> {
-    let dir = subdirectory(scratch, "fairlead")?;
-    let addr = free_address()?;
     // A bench is what the guard against loops is there to stop; it is on, and never in the way.
-    let limits = "limits: { identical: 1000000/s }";
-    let mut text = format!("listen: {{ address: {addr} }}\nadmin: off\ndata_dir: data\n{limits}\nservers:\n");
+    let mut text = "limits: { identical: 1000000/s }\nservers:\n".to_owned();
     for (name, url) in servers {
         text.push_str(&format!("  {name}: {{ url: \"{url}\" }}\n"));
     }
+    start_configured(binary, None, &text, path, era, tools, scratch)
+}
+
+/// Starts the gateway with `text` besides where it listens and keeps its files, and waits until `path` lists tools.
+/// With `valgrind` its instructions are counted.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_configured(
+    binary: &Path,
+    valgrind: Option<&Path>,
+    text: &str,
+    path: &str,
+    era: Era,
+    tools: Option<usize>,
+    scratch: &Path,
+) -> anyhow::Result<Running> {
+    let dir = subdirectory(scratch, "fairlead")?;
+    let addr = free_address()?;
     let config = dir.join("fairlead.yaml");
-    std::fs::write(&config, text)?;
-    let args = ["up".to_owned(), "-c".to_owned(), config.display().to_string()];
+    std::fs::write(&config, format!("listen: {{ address: {addr} }}\nadmin: off\ndata_dir: data\n{text}"))?;
+    let mut args = vec!["up".to_owned(), "-c".to_owned(), config.display().to_string()];
+    if valgrind.is_some() {
+        let counting = ["--tool=callgrind", "--callgrind-out-file=/dev/null"].map(str::to_owned);
+        args.splice(0..0, counting.into_iter().chain([binary.display().to_string()]));
+    }
     let log = dir.join("output.log");
-    let child = Child::start("fairlead", binary, &args, &log)?;
-    ready(child, Target::new(addr, path), era, tools, Some(&log))
+    let child = Child::start("fairlead", valgrind.unwrap_or(binary), &args, &log)?;
+    let mut running = ready(child, Target::new(addr, path), era, tools, Some(&log))?;
+    running.log = Some(log);
+    Ok(running)
 }
 
 fn ready(
@@ -138,7 +173,7 @@ fn ready(
     loop {
         let probed = child.ensure_running().and_then(|()| probe(&target, era, tools));
         let Err(error) = probed else {
-            return Ok(Running { target, child: Some(child) });
+            return Ok(Running { target, child: Some(child), log: None });
         };
         if Instant::now() > deadline || child.ensure_running().is_err() {
             let tail = log.map(tail).unwrap_or_default();
