@@ -145,7 +145,12 @@ pub(super) fn features() -> Vec<Feature> {
             varies: true,
             ..rule("coalescing", "tools: { rules: { echo: { repeatable: true, coalesce: true } } }")
         },
-        Feature { tool: Some("say"), ..rule("rename", "tools: { rules: { echo: { rename: say } } }") },
+        Feature {
+            // A server alone shows its own names.
+            door: Door::All,
+            tool: Some("bench__say"),
+            ..rule("rename", "tools: { rules: { echo: { rename: say } } }")
+        },
         rule("pinned argument", "tools: { rules: { echo: { pin: { lang: en } } } }"),
         rule("validation", "tools: { rules: { echo: { validate: true } } }"),
         rule("response filter: redact", "tools: { rules: { echo: { response: { redact: [\"secret-[0-9]+\"] } } } }"),

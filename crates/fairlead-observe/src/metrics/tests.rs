@@ -26,7 +26,7 @@ impl Gauges for Fixed {
         out.shed("low", "memory", 3);
         out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
-        out.breaker(("files", "", "read"), "open", &["closed", "open"]);
+        out.breaker(("files", "1", "read"), "open", &["closed", "open"]);
         out.guard("files", GuardCounts { held_back: 1, retried: 2, hedged: 3, unaffordable: 4 });
         out.links("files", 5);
         out.listing("files", "tools", 900, 200);
