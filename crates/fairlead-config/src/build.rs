@@ -74,6 +74,7 @@ pub(crate) fn build(
     builder.level(&file.log.level);
     let overload = builder.overload(&file);
     let correlation = builder.correlation(&file);
+    let faults = builder.faults(file.faults);
     let mut servers = IndexMap::with_capacity(file.servers.len());
     let mut rules = IndexMap::new();
     for (name, mut server) in file.servers {
@@ -127,6 +128,7 @@ pub(crate) fn build(
         limits: Limits::build(file.limits),
         cache: (&file.cache).into(),
         overload,
+        faults,
         results: file.results.into(),
         correlation,
         log: Log {

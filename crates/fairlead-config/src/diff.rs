@@ -60,6 +60,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         ("limits", old.limits != new.limits),
         ("cache", old.cache != new.cache),
         ("overload", old.overload != new.overload),
+        ("faults", old.faults != new.faults),
         ("results", old.results != new.results),
         ("correlation", old.correlation != new.correlation),
         ("log", old.log != new.log),

@@ -6,6 +6,7 @@ use crate::{
     compression::{ListenCompressionFile, ServerCompressionFile},
     connections::ConnectionsFile,
     correlation::CorrelationFile,
+    faults::FaultsFile,
     instances::{BalanceFile, EjectionFile, HealthFile, InstanceFile},
     leaf::{AddressText, DurationText, HostPortText, PatternText, ScalarText, SecretText, SizeText, UrlText, WaitText},
     limits::{LimitsFile, ServerLimitsFile},
@@ -63,6 +64,8 @@ pub struct ConfigFile {
     pub bulkheads: IndexMap<String, BulkheadFile>,
     /// What gives way when there is too much of everything.
     pub overload: OverloadFile,
+    /// Faults that are injected on purpose, to see what becomes of calls then.
+    pub faults: FaultsFile,
     /// What was cut off answers (`response.max_bytes`) and can still be read.
     pub results: ResultsFile,
     /// The id of a request, in logs here and elsewhere.
@@ -105,6 +108,7 @@ impl Default for ConfigFile {
             cache: CacheFile::default(),
             bulkheads: IndexMap::new(),
             overload: OverloadFile::default(),
+            faults: FaultsFile::default(),
             results: ResultsFile::default(),
             correlation: CorrelationFile::default(),
             log: LogFile::default(),

@@ -3,6 +3,7 @@
 
 use crate::{
     Glob, HostPort, Secret, Url, UrlError,
+    faults::{INTERNAL_ERROR, Latency, MAX_LATENCY, Spoil},
     limits::{self, Quota, Rate},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -41,6 +42,8 @@ pub(crate) fn check(kind: &str, text: &str) -> Result<(), Misfit> {
         "host_port" => host_port(text).map(drop),
         "rate" => rate(text).map(drop),
         "quota" => quota(text).map(drop),
+        "latency" => latency(text).map(drop),
+        "error" => error(text).map(drop),
         _ => Ok(()),
     }
 }
@@ -155,6 +158,39 @@ fn quota(text: &str) -> Result<Option<Quota>, Misfit> {
     })
 }
 
+fn latency(text: &str) -> Result<Latency, Misfit> {
+    let read = |text: &str| duration(text.trim(), true).ok().filter(|time| *time <= MAX_LATENCY);
+    let pair = |(one, other)| Some((read(one)?, read(other)?));
+    let found = match (text.split_once(".."), text.split_once(" p99 ")) {
+        (Some(ends), _) => {
+            pair(ends).filter(|(least, most)| least < most).map(|(least, most)| Latency::Between(least, most))
+        }
+        (None, Some(ends)) => {
+            let fits = |(median, p99): &(Duration, Duration)| !median.is_zero() && median < p99;
+            pair(ends).filter(fits).map(|(median, p99)| Latency::Skewed(median, p99))
+        }
+        (None, None) => read(text).filter(|time| !time.is_zero()).map(Latency::Fixed),
+    };
+    found.ok_or_else(|| Misfit {
+        message: "this is not a latency".into(),
+        hint: "write `200ms`, `100ms..2s` or `50ms p99 1s`, an hour at most".into(),
+    })
+}
+
+fn error(text: &str) -> Result<Spoil, Misfit> {
+    let found = match text.split_once(' ') {
+        None if text == "tool" => Some(Spoil::Tool),
+        None if text == "rpc" => Some(Spoil::Rpc(INTERNAL_ERROR)),
+        Some(("rpc", code)) => code.parse().ok().map(Spoil::Rpc),
+        Some(("http", status)) => status.parse().ok().filter(|status| (400..=599).contains(status)).map(Spoil::Http),
+        _ => None,
+    };
+    found.ok_or_else(|| Misfit {
+        message: "this is not an error that can be injected".into(),
+        hint: "write `tool`, `rpc`, `rpc -32000` or `http 503`".into(),
+    })
+}
+
 macro_rules! leaf {
     ($(#[$doc:meta])* $name:ident($inner:ty) $kind:literal $read:expr, $write:expr, $schema:expr) => {
         $(#[$doc])*
@@ -255,11 +291,23 @@ leaf! {
     json_schema!({ "examples": ["10000/day", "100000/month", "off"] })
 }
 
+leaf! {
+    /// How much later something comes: `200ms`, `100ms..2s` or `50ms p99 1s`.
+    LatencyText(Latency) "latency" latency, ToString::to_string,
+    json_schema!({ "examples": ["200ms", "100ms..2s", "50ms p99 1s"] })
+}
+
+leaf! {
+    /// An error of a server: `tool`, `rpc`, `rpc CODE` or `http STATUS`.
+    ErrorText(Spoil) "error" error, ToString::to_string,
+    json_schema!({ "examples": ["tool", "rpc", "rpc -32000", "http 503"] })
+}
+
 fn write_or_off<T: ToString>(value: &Option<T>) -> String {
     value.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
 }
 
-fn write_duration(duration: &Duration) -> String {
+pub(crate) fn write_duration(duration: &Duration) -> String {
     let millis = duration.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let (unit, factor) = units

@@ -2,8 +2,8 @@
 //! process, references resolved. What people write is [`crate::file`].
 
 use crate::{
-    AnswerCompression, Cache, Connections, Correlation, Glob, Limits, Overload, Problem, Results, Route, Secret,
-    ServerCompression, ServerRules, Toolset, instances::Instances,
+    AnswerCompression, Cache, Connections, Correlation, FaultsConfig, Glob, Limits, Overload, Problem, Results, Route,
+    Secret, ServerCompression, ServerRules, Toolset, instances::Instances,
 };
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
@@ -36,6 +36,8 @@ pub struct Config {
     pub cache: Cache,
     /// What gives way under load.
     pub overload: Overload,
+    /// Faults that are injected on purpose.
+    pub faults: FaultsConfig,
     /// What was cut off answers.
     pub results: Results,
     /// The id of a request.

@@ -111,6 +111,8 @@ pub enum Code {
     InvalidInput = 1601,
     /// The rest of an answer that was cut is not kept (any more), or is somebody else's. Legacy clients get -32002.
     ResultGone = 1602,
+    /// The error was made by the gateway on purpose, to see what becomes of calls then.
+    FaultInjected = 1701,
     /// Something inside the gateway went wrong.
     Internal = 1999,
 }
@@ -190,6 +192,7 @@ table! {
     LowMemory 503 -31503 "short of memory"
     InvalidInput 400 -32602 "the arguments are not valid"
     ResultGone 400 -32602 "the kept result is gone"
+    FaultInjected 500 -32603 "a fault was injected"
     Internal 500 -32603 "internal error"
 }
 

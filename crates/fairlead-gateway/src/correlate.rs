@@ -10,7 +10,10 @@ use aws_lc_rs::rand;
 use fairlead_config::Correlation;
 use fairlead_wire::{Field, Frame};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 /// Longest request id that is taken over, in bytes.
 const MAX_ID: usize = 128;
@@ -75,6 +78,8 @@ fn own_id() -> HeaderValue {
 #[derive(Debug, Default)]
 pub(crate) struct Info {
     attempts: AtomicU32,
+    /// The first fault that was injected.
+    fault: OnceLock<Arc<str>>,
 }
 
 impl Info {
@@ -84,6 +89,11 @@ impl Info {
         is_asked.then(Box::default)
     }
 
+    /// A fault was injected into a try of the call.
+    pub(crate) fn injected(&self, fault: &Arc<str>) {
+        self.fault.get_or_init(|| Arc::clone(fault));
+    }
+
     /// The call is sent to a server.
     pub(crate) fn sent(&self) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
@@ -91,12 +101,15 @@ impl Info {
 }
 
 /// What the client wanted to know, as members of the `_meta` of its result.
-pub(crate) fn members(info: &Info, call: &Call, server: &str) -> [(&'static str, String); 3] {
+pub(crate) fn members(info: &Info, call: &Call, server: &str) -> impl Iterator<Item = (&'static str, String)> {
+    let fault = info.fault.get().map(|name| ("fairlead/fault", fairlead_wire::message::quote(name)));
     [
         ("fairlead/server", fairlead_wire::message::quote(server)),
         ("fairlead/latency_ms", call.started.elapsed().as_millis().to_string()),
         ("fairlead/attempts", info.attempts.load(Ordering::Relaxed).to_string()),
     ]
+    .into_iter()
+    .chain(fault)
 }
 
 #[cfg(test)]

@@ -289,6 +289,9 @@ async fn once(
     if let Some(admission) = admission.take() {
         outbound.witness = Some(Box::new(admission));
     }
+    if let Some(faults) = &target.upstream.rules.faults {
+        outbound.injection = faults.draw(call, target, lease.instance());
+    }
     let mut exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,
         Err(error) => return Begun::Failed(error),
@@ -417,7 +420,7 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
             deadline::meta(frame, left, &mut edits);
         }
     }
-    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle, witness: None }
+    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle, witness: None, injection: None }
 }
 
 /// Whether a request's `params.task` is for the server: only where what comes of it is followed. A task of a client that

@@ -98,6 +98,8 @@ pub(crate) struct Inner {
     environment: Environment,
     /// What keeps calls off servers that fail.
     guards: Guards,
+    /// Faults that are injected on purpose.
+    pub(crate) faults: Arc<crate::faults::Faults>,
     pub(crate) metrics: Metrics,
     gateway_metrics: Arc<ServerMetrics>,
     calls: AtomicUsize,
@@ -180,6 +182,7 @@ impl Gateway {
             replays: Arc::default(),
             environment,
             guards: Guards::default(),
+            faults: Arc::default(),
             metrics,
             gateway_metrics,
             calls: AtomicUsize::new(0),
@@ -267,7 +270,10 @@ impl Gateway {
                         .get(running.handle().name())
                         .and_then(|rules| rules.bulkhead.as_ref())
                         .map(|bounds| self.0.overload.bulkhead(bounds)),
-                    rules: Arc::new(Rules::new(running.handle().name(), &config, |name| guards.get(name).cloned())),
+                    rules: Arc::new(
+                        Rules::new(running.handle().name(), &config, |name| guards.get(name).cloned())
+                            .with_faults(config.faults.enabled.then_some(&self.0.faults)),
+                    ),
                     limits: self.0.limits.of_server(
                         &config.limits,
                         running.handle().name(),
@@ -278,6 +284,7 @@ impl Gateway {
         };
         self.0.sessions.configure(&config.sessions);
         self.0.limits.configure(&config.limits);
+        self.0.faults.configure(&config.faults);
         let overload = crate::overload::Overload::new(&self.0.overload, &config.overload);
         self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics, overload)));
     }

@@ -1,6 +1,6 @@
 //! What the configuration says of the calls of one server, found by the tool's name.
 
-use crate::guard::Guard;
+use crate::{faults::Faults, guard::Guard};
 use arc_swap::ArcSwap;
 use fairlead_config::{Config, Fallback, ServerCache, ServerRules, ToolRule, ToolShape};
 use fairlead_core::ServerName;
@@ -17,6 +17,8 @@ pub(crate) struct Rules {
     pub(crate) guard: Option<Arc<Guard>>,
     /// Servers it cannot work without, directly or not, that have a breaker.
     pub(crate) needs: Box<[(ServerName, Arc<Guard>)]>,
+    /// What is injected on purpose, where anything may be.
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 impl Rules {
@@ -29,7 +31,14 @@ impl Rules {
             tools: ArcSwap::default(),
             guard: guard(server),
             needs: needs.into_iter().filter_map(|name| guard(name).map(|guard| (name.clone(), guard))).collect(),
+            faults: None,
         }
+    }
+
+    /// The same where faults may be injected.
+    pub(crate) fn with_faults(mut self, faults: Option<&Arc<Faults>>) -> Self {
+        self.faults = faults.cloned();
+        self
     }
 
     /// What its calls that failed are answered with, where nothing else is said of the tool.

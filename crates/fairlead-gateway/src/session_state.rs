@@ -244,6 +244,7 @@ async fn ask(call: &Call, target: &Target, frame: Frame, edits: Edits) -> Result
         deadline: Instant::now() + timeout.start,
         idle: timeout.idle,
         witness: None,
+        injection: None,
     };
     let mut exchange = lease.start(call.worker, outbound).begun().await?;
     loop {

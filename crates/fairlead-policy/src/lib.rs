@@ -7,6 +7,7 @@
 mod adaptive;
 mod bucket;
 mod calendar;
+mod faults;
 mod ledger;
 mod limiter;
 mod repeat;
@@ -15,6 +16,7 @@ mod tighten;
 mod window;
 
 pub use adaptive::{AdaptiveLimit, Bounds, Signal};
+pub use faults::{ActiveFault, Asked};
 pub use ledger::Ledger;
 pub use limiter::{Ask, Denied, Level, Limit, Limiter, Measure, Moment, Verdict};
 pub use repeat::{CallHash, Repeats};

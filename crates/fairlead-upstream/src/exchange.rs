@@ -5,6 +5,7 @@ use crate::{
     event::LinkEvent,
     handle::Lease,
     http_client::Worker,
+    inject::{Injected, Injection, Request},
     instance::CallEnd,
     link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange, inbound::awaited_task},
 };
@@ -54,6 +55,8 @@ pub struct Outbound {
     pub idle: Duration,
     /// Who is told how it ended.
     pub witness: Option<Box<dyn Witness>>,
+    /// The fault that is injected.
+    pub injection: Option<Box<Injection>>,
 }
 
 impl Outbound {
@@ -70,6 +73,7 @@ impl Outbound {
             deadline,
             idle: Duration::from_secs(3600),
             witness: None,
+            injection: None,
         }
     }
 }
@@ -111,6 +115,8 @@ pub enum Item {
 pub(crate) enum WireExchange {
     Http(HttpExchange),
     Duplex(DuplexExchange),
+    /// Nothing was sent.
+    Silent,
 }
 
 impl WireExchange {
@@ -118,7 +124,7 @@ impl WireExchange {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             WireExchange::Http(exchange) => exchange.retry_after(),
-            WireExchange::Duplex(_) => None,
+            WireExchange::Duplex(_) | WireExchange::Silent => None,
         }
     }
 
@@ -127,6 +133,7 @@ impl WireExchange {
         match self {
             WireExchange::Http(exchange) => exchange.next().await,
             WireExchange::Duplex(exchange) => exchange.next().await.map(Some),
+            WireExchange::Silent => std::future::pending().await,
         }
     }
 }
@@ -233,6 +240,8 @@ pub struct Exchange {
     /// The task whose result it waits for.
     task: Option<Box<str>>,
     witness: Option<Box<dyn Witness>>,
+    /// The fault that is injected.
+    injected: Option<Box<Injected>>,
     /// Held for as long as the call lasts.
     _lease: Option<Lease>,
 }
@@ -281,6 +290,12 @@ impl Exchange {
         let is_measured = lease.is_some() && !waits && link.link.instance().is_measured();
         let began = Instant::now();
         let mut witness = outbound.witness;
+        let injected = outbound.injection.map(|injection| {
+            let (era, bytes) = (link.link.key.era, prepared.bytes.len());
+            let is_http = matches!(link.link.wire, Wire::Http(_));
+            Box::new(Injected::new(injection, Request { id, method, era, is_http, bytes }))
+        });
+        let is_silent = injected.as_ref().is_some_and(|injected| injected.is_silent());
         let on = move |wire, link, witness| {
             Box::new(Self {
                 wire,
@@ -295,10 +310,12 @@ impl Exchange {
                 measured: is_measured.then_some(began),
                 task,
                 witness,
+                injected,
                 _lease: lease,
             })
         };
         match &link.link.wire {
+            _ if is_silent => Starting(Start::Begun(on(WireExchange::Silent, link, witness))),
             Wire::Http(http) => {
                 let wire = WireExchange::Http(http.send(worker, prepared));
                 Starting(Start::Begun(on(wire, link, witness)))
@@ -347,7 +364,14 @@ impl Exchange {
     /// As [`Exchange::next`].
     pub async fn next_before(&mut self, limit: Instant) -> Result<Option<Item>, UpstreamError> {
         let until = if self.questions.any() { self.deadline } else { self.deadline.min(self.heard + self.idle) };
-        match timeout_at(until.min(limit), self.wire.next()).await {
+        let next = async {
+            match &mut self.injected {
+                None => self.wire.next().await,
+                // Boxed: calls that no fault hits need not carry its room.
+                Some(injected) => Box::pin(injected.next(&mut self.wire)).await,
+            }
+        };
+        match timeout_at(until.min(limit), next).await {
             Ok(Ok(Some(Item::Final(answer)))) => {
                 self.done = true;
                 self.listen(&answer);
@@ -425,7 +449,7 @@ impl Exchange {
     pub fn take_hang_up(&mut self) -> Option<Duration> {
         match &mut self.wire {
             WireExchange::Http(exchange) => exchange.take_hang_up(),
-            WireExchange::Duplex(_) => None,
+            WireExchange::Duplex(_) | WireExchange::Silent => None,
         }
     }
 
@@ -458,7 +482,8 @@ impl Exchange {
         self.done = true;
         let by_stream = matches!(self.wire, WireExchange::Http(_))
             && self.link.link.peer.revision.era() == fairlead_wire::Era::Modern;
-        if !by_stream && self.method != Method::Initialize {
+        let was_sent = !matches!(self.wire, WireExchange::Silent);
+        if !by_stream && was_sent && self.method != Method::Initialize {
             let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.id, message::quote(reason));
             let notice = message::notification("notifications/cancelled", Some(&params));
             self.link.link.inbound.tell(LinkEvent::Push { link: self.link.link.id, message: notice });

@@ -1,9 +1,9 @@
-//! The admin listener: metrics and probes for operators.
+//! The admin listener: metrics, probes and injected faults for operators.
 //!
 //! It has no authentication, so it listens on loopback unless configured otherwise, and on loopback
 //! it answers only to loopback names: a web page that points a foreign name at 127.0.0.1 learns nothing.
 
-use crate::control::server_rows;
+use crate::{control::server_rows, faults};
 use bytes::Bytes;
 use fairlead_core::{BreakerState, Code};
 use fairlead_gateway::{Gateway, GuardReading};
@@ -40,6 +40,10 @@ impl Admin {
             let code = Code::ForeignOrigin.label();
             return text(StatusCode::FORBIDDEN, format!("this listener answers to loopback names only ({code})\n"));
         }
+        let path = request.uri().path();
+        if path == faults::ADMIN_PATH || path.starts_with("/faults/") {
+            return faults::answer(faults::admin(&self.gateway, self.address.ip().is_loopback(), request).await);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
         }
@@ -53,7 +57,7 @@ impl Admin {
             _ => text(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "there is /metrics, /health/live, /health/ready and /health/startup ({})\n",
+                    "there is /metrics, /health/live, /health/ready, /health/startup and /faults ({})\n",
                     Code::UnknownPath.label()
                 ),
             ),
@@ -123,6 +127,9 @@ impl Gauges for Watched {
         }
         for (limit, level, count) in gateway.limit_refusals() {
             out.limit_refusals(&limit, level, count);
+        }
+        for (server, kind, count) in gateway.faults_injected() {
+            out.faults(&server, kind, count);
         }
         let cache = gateway.cache_counts();
         out.cache(cache.entries, cache.bytes, cache.evictions);

@@ -3,6 +3,10 @@
 //! stdout carries data, stderr everything else. The one environment variable that is read here is
 //! `FAIRLEAD_URL`.
 
+mod faults;
+
+pub(crate) use faults::{ClearFaults, Faults, FaultsAction, SetFault};
+
 use clap::{Args, Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -41,6 +45,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show what is kept of answers, or drop it
     Cache(Cache),
+    /// List the faults that are injected on purpose, set one, or clear them
+    Faults(Faults),
     /// Read the servers of a client's configuration and print them as a configuration of the gateway
     Import(Import),
     /// Write the gateway into the configuration of a client, or take it out again

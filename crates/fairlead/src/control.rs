@@ -7,7 +7,7 @@
 
 use crate::{
     breaker::{self, GuardRow},
-    cache,
+    cache, faults,
     instances::{self, InstanceRow},
     linger::{Attached, Hold},
 };
@@ -426,6 +426,9 @@ pub(crate) async fn handle(gateway: Gateway, attached: Attached, request: Reques
         return gateway.handle(Worker::CONTROL, Door::Control, request).await.map(Answer::Plain);
     };
     let query = request.uri().query();
+    if let Some(response) = faults::control(&gateway, request.method(), path, query) {
+        return response;
+    }
     if request.method() == Method::POST && path == "cache/purge" {
         return cache::purge(&gateway, query);
     }

@@ -15,6 +15,7 @@ mod control;
 mod demo;
 mod explain;
 mod failure;
+mod faults;
 mod import;
 mod install;
 mod instance;
@@ -81,6 +82,7 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Call(arguments) => call::run(&arguments),
         cli::Command::Explain(arguments) => explain::run(&arguments),
         cli::Command::Cache(arguments) => cache::run(&arguments),
+        cli::Command::Faults(arguments) => faults::run(&arguments),
         cli::Command::Import(arguments) => import::run(&arguments),
         cli::Command::Install(arguments) => install::run(&arguments),
         cli::Command::DemoServer(arguments) => demo::serve(&arguments),

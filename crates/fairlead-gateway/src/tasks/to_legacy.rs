@@ -154,6 +154,7 @@ impl Watches {
             deadline: Instant::now() + life,
             idle: life,
             witness: None,
+            injection: None,
         };
         let (server, worker, watching) = (upstream.handle.clone(), call.worker, Arc::clone(&watch));
         let mut running = self.running.lock().expect("invariant: no panic under this lock");

@@ -225,6 +225,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         counter(family.encode_family(&[("limit", limit.as_str()), ("level", level)])?, *count)?;
     }
     bulkheads(encoder, gauges)?;
+    faults(encoder, gauges)?;
     let mut family = encoder.encode_descriptor(
         "fairlead_server_state",
         "1 for the state a server is in and 0 for the others",
@@ -291,6 +292,15 @@ fn bulkheads(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result
     let mut family = encoder.encode_descriptor("fairlead_shed", "Calls shed under load", None, MetricType::Counter)?;
     for ((priority, reason), count) in &gauges.shed {
         counter(family.encode_family(&[("priority", *priority), ("reason", *reason)])?, *count)?;
+    }
+    Ok(())
+}
+
+fn faults(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    let what = "Faults injected on purpose, by server and kind";
+    let mut family = encoder.encode_descriptor("fairlead_faults_injected", what, None, MetricType::Counter)?;
+    for ((server, kind), count) in &gauges.faults {
+        counter(family.encode_family(&[("mcp_server", server.as_str()), ("kind", *kind)])?, *count)?;
     }
     Ok(())
 }

@@ -29,6 +29,7 @@ pub struct GaugeSink {
     pub(super) cache_evictions: u64,
     pub(super) bulkheads: BTreeMap<String, BulkheadReading>,
     pub(super) shed: BTreeMap<(&'static str, &'static str), u64>,
+    pub(super) faults: BTreeMap<(String, &'static str), u64>,
     pub(super) states: BTreeMap<String, ServerState>,
     pub(super) links: BTreeMap<String, u64>,
     /// Bytes and tokens by server and list.
@@ -184,6 +185,11 @@ impl GaugeSink {
     /// Calls shed so far, by their priority and the reason.
     pub fn shed(&mut self, priority: &'static str, reason: &'static str, count: u64) {
         *self.shed.entry((priority, reason)).or_default() += count;
+    }
+
+    /// Faults injected so far into calls of a server, by their kind.
+    pub fn faults(&mut self, server: &str, kind: &'static str, count: u64) {
+        *self.faults.entry((server.to_owned(), kind)).or_default() += count;
     }
 
     /// The state of a server as one word of `all`.

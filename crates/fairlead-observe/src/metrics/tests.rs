@@ -24,6 +24,7 @@ impl Gauges for Fixed {
         out.limit_keys(4);
         out.bulkhead("reports", BulkheadReading { running: 1, refused: 2, ..BulkheadReading::default() });
         out.shed("low", "memory", 3);
+        out.faults("files", "latency", 2);
         out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.breaker(("files", "1", "read"), "open", &["closed", "open"]);

@@ -12,6 +12,7 @@ use crate::{
     http_client::{Body, HttpClients, PoolError, Worker},
     link::inbound::{Inbound, Verdict},
 };
+pub(crate) use answer::no_message;
 use answer::{AnswerStream, State};
 use bytes::{Bytes, BytesMut};
 use compression::RequestCompression;

@@ -2,6 +2,7 @@
 
 use crate::{
     control::{ItemRow, ServerRow, StepRow},
+    faults::FaultRow,
     instances::InstanceRow,
 };
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -45,6 +46,21 @@ fn doing(instance: &InstanceRow) -> String {
     let latency = instance.latency_ms.map_or_else(String::new, |latency| format!(", {latency} ms"));
     let share = instance.share * 100.0;
     format!("weight {}, share {share:.0} %, {} in flight{latency}", instance.weight, instance.calls)
+}
+
+/// `fairlead faults`.
+pub(crate) fn faults(rows: &[FaultRow]) -> String {
+    let mut table = table(&["NAME", "HITS", "ENDS IN", "DOES"]);
+    for row in rows {
+        let ends = match row.ends_in_ms {
+            Some(left) => format!("{} s", left.div_ceil(1000)),
+            None => "-".to_owned(),
+        };
+        let does = if row.configured { format!("{} (configured)", row.does) } else { row.does.clone() };
+        table.add_row(vec![row.name.clone(), row.hits.to_string(), ends, does]);
+    }
+    right(&mut table, &[1, 2]);
+    render(&table)
 }
 
 /// `fairlead servers`.

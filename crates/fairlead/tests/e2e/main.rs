@@ -12,6 +12,7 @@ mod broken;
 mod compression;
 mod connections;
 mod extensions;
+mod faults;
 mod healing;
 mod instances;
 mod leaks;

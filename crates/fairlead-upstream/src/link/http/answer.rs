@@ -249,12 +249,7 @@ impl AnswerStream {
             return Err(self.session_lost());
         }
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-            return Err(UpstreamError::new(
-                UpstreamErrorKind::Unavailable,
-                self.refused_outcome(),
-                format!("it refuses the gateway's credentials (HTTP {})", status.as_u16()),
-            )
-            .with_status(status.as_u16(), None));
+            return Err(no_message(status, self.refused_outcome(), None));
         }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             self.retry_after = retry_after(response.headers());
@@ -294,17 +289,7 @@ impl AnswerStream {
             Err(error) if !status.is_success() => {
                 let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
                 tracing::debug!(server = %self.shared.inbound.server, status = status.as_u16(), %error, body = text, "the server answered with an error");
-                let kind =
-                    if status.is_server_error() { UpstreamErrorKind::Unavailable } else { UpstreamErrorKind::Garbage };
-                let message = format!("it answered with HTTP {}", status.as_u16());
-                // A request over a limit was turned away.
-                let outcome = match status {
-                    StatusCode::TOO_MANY_REQUESTS => self.refused_outcome(),
-                    _ => Outcome::Unknown,
-                };
-                Err(UpstreamError::new(kind, outcome, message)
-                    .with_status(status.as_u16(), self.retry_after)
-                    .because(HttpStatus(status.as_u16())))
+                Err(no_message(status, self.refused_outcome(), self.retry_after))
             }
             Err(FrameError::Batch) => Err(garbage("it answered with a batch")),
             Err(error) => Err(garbage("its answer is not JSON-RPC").because(error)),
@@ -370,6 +355,24 @@ impl AnswerStream {
             },
         }
     }
+}
+
+/// Of an answer with a status that says that there is no message. `refused`: what it says of the call where it was
+/// turned away.
+pub(crate) fn no_message(status: StatusCode, refused: Outcome, retry_after: Option<Duration>) -> UpstreamError {
+    use UpstreamErrorKind::{Garbage, Unavailable};
+    let code = status.as_u16();
+    let (kind, outcome, message) = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            let text = format!("it refuses the gateway's credentials (HTTP {code})");
+            return UpstreamError::new(Unavailable, refused, text).with_status(code, None);
+        }
+        // A request over a limit was turned away.
+        StatusCode::TOO_MANY_REQUESTS => (Garbage, refused, format!("it answered with HTTP {code}")),
+        _ if status.is_server_error() => (Unavailable, Outcome::Unknown, format!("it answered with HTTP {code}")),
+        _ => (Garbage, Outcome::Unknown, format!("it answered with HTTP {code}")),
+    };
+    UpstreamError::new(kind, outcome, message).with_status(code, retry_after).because(HttpStatus(code))
 }
 
 fn broken() -> UpstreamError {
