@@ -23,7 +23,7 @@ use crate::{
     tool_shape::{ToolShape, ToolShapeFile},
     tree::{Findings, Node},
 };
-use fairlead_core::ServerName;
+use fairlead_core::{Code, ServerName};
 use fairlead_wire::Revision;
 use indexmap::IndexMap;
 use std::{
@@ -159,6 +159,11 @@ impl Builder<'_> {
         self.findings.error(self.tree.place_of(path), message, hint);
     }
 
+    /// An error that has a page of its own.
+    pub(crate) fn coded_error(&mut self, code: Code, path: &[&str], message: impl Into<String>, hint: &str) {
+        self.findings.coded_error(code, self.tree.place_of(path), message, hint);
+    }
+
     pub(crate) fn key_error(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         self.findings.error(self.tree.key_place_of(path), message, hint);
     }
@@ -172,7 +177,7 @@ impl Builder<'_> {
     }
 
     /// A path in the file, relative to the file it stands in.
-    fn path(&mut self, text: &str, at: &[&str]) -> Option<PathBuf> {
+    pub(crate) fn path(&mut self, text: &str, at: &[&str]) -> Option<PathBuf> {
         if text.is_empty() || text.contains('\0') {
             self.error(at, "this is not a path", "");
             return None;
@@ -224,6 +229,7 @@ impl Builder<'_> {
         }
         Listen {
             address: listen.address.0,
+            tls: listen.tls.clone().on().and_then(|tls| self.tls(tls)),
             hosts: listen.hosts.clone(),
             origins: listen.origins.clone(),
             max_body: listen.max_body.0,

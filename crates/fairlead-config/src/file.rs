@@ -16,6 +16,7 @@ use crate::{
     routes::RouteFile,
     rules::ToolsFile,
     switch::OrOff,
+    tls::TlsFile,
     tool_shape::ResultsFile,
     toolset::ToolsetFile,
 };
@@ -128,6 +129,8 @@ impl Default for ConfigFile {
 pub struct ListenFile {
     /// IP address and port.
     pub address: AddressText,
+    /// TLS for MCP clients, or `off`: then they speak plain HTTP.
+    pub tls: OrOff<TlsFile>,
     /// `Host` names served besides `localhost`, `127.0.0.1` and `[::1]`.
     pub hosts: Vec<String>,
     /// Browser origins served besides those of loopback, for example `https://app.example.com`.
@@ -157,6 +160,7 @@ impl Default for ListenFile {
     fn default() -> Self {
         Self {
             address: AddressText(SocketAddr::from(([127, 0, 0, 1], 8642))),
+            tls: OrOff::Off,
             hosts: Vec::new(),
             origins: Vec::new(),
             max_body: SizeText(16 << 20),

@@ -3,7 +3,7 @@
 
 use crate::{
     AnswerCompression, Cache, Connections, Correlation, FaultsConfig, Glob, Limits, Overload, Problem, Results, Route,
-    Secret, ServerCompression, ServerRules, Toolset, instances::Instances,
+    Secret, ServerCompression, ServerRules, Tls, Toolset, instances::Instances,
 };
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
@@ -67,6 +67,8 @@ pub struct Config {
 pub struct Listen {
     /// Address of the MCP listener.
     pub address: SocketAddr,
+    /// TLS, where it is spoken.
+    pub tls: Option<Tls>,
     /// `Host` names served besides the loopback names.
     pub hosts: Vec<String>,
     /// Browser origins served besides loopback ones.
@@ -89,6 +91,19 @@ pub struct Listen {
     pub ws_ping: Duration,
     /// Whether answers to clients are compressed.
     pub compression: Option<AnswerCompression>,
+}
+
+impl Listen {
+    /// What URLs of the listener begin with, where it is bound to `address`. With TLS the name is one the certificate
+    /// may have, if there is any.
+    #[must_use]
+    pub fn origin(&self, address: SocketAddr) -> String {
+        match (&self.tls, self.hosts.first()) {
+            (None, _) => format!("http://{address}"),
+            (Some(_), None) => format!("https://{address}"),
+            (Some(_), Some(host)) => format!("https://{host}:{}", address.port()),
+        }
+    }
 }
 
 /// The operators' listener.

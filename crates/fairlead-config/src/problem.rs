@@ -1,8 +1,8 @@
 //! What is wrong with a configuration: where, why, and what to write instead.
 
-use std::{error::Error, fmt, path::PathBuf};
+use std::{borrow::Cow, error::Error, fmt, path::PathBuf};
 
-/// The code of every configuration problem (see the table of codes in `fairlead-core`).
+/// The code of a configuration problem without one of its own (see the table of codes in `fairlead-core`).
 pub const CODE: &str = "FL-1401";
 
 /// How bad a problem is.
@@ -29,7 +29,7 @@ pub struct Problem {
     /// What to write instead.
     pub hint: Option<String>,
     /// The stable error code.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// How bad it is.
     pub severity: Severity,
     pub(crate) excerpt: Option<Excerpt>,
@@ -52,7 +52,7 @@ impl Problem {
             column: 0,
             message: message.into(),
             hint: None,
-            code: CODE,
+            code: Cow::Borrowed(CODE),
             severity: Severity::Error,
             excerpt: None,
         }

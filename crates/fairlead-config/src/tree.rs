@@ -3,6 +3,7 @@
 //! [`crate::check`] checks and what [`crate::file::ConfigFile`] is read from.
 
 use crate::problem::{Excerpt, Problem, Severity};
+use fairlead_core::Code;
 use indexmap::IndexMap;
 use std::path::PathBuf;
 
@@ -256,6 +257,16 @@ impl Findings {
 
     pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.add(place, Problem::error(message), hint.into());
+    }
+
+    pub(crate) fn coded_error(
+        &mut self,
+        code: Code,
+        place: Place,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.add(place, Problem { code: code.label().into(), ..Problem::error(message) }, hint.into());
     }
 
     pub(crate) fn warning(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {

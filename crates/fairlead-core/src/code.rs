@@ -97,6 +97,8 @@ pub enum Code {
     NameClash = 1404,
     /// The address cannot be listened on.
     CannotListen = 1405,
+    /// The certificate of the listener, or its key, cannot be used.
+    BadCertificate = 1406,
     /// A rate limit is reached.
     RateLimited = 1501,
     /// A quota is used up.
@@ -185,6 +187,7 @@ table! {
     DataDir 500 -32603 "the data directory cannot be used"
     NameClash 500 -32603 "two servers claim one name"
     CannotListen 500 -32603 "the address cannot be listened on"
+    BadCertificate 500 -32603 "the certificate cannot be used"
     RateLimited 429 -31429 "a rate limit is reached"
     QuotaSpent 429 -31429 "a quota is used up"
     RunawayLoop 429 -31429 "the same call too often"

@@ -15,7 +15,7 @@ use crate::{
     watching,
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Config, Glob};
+use fairlead_config::{Config, Diff, Glob};
 use fairlead_core::{
     Clock, ServerName,
     ports::{SessionStore, StoredCatalog, TaskStore},
@@ -93,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) limits: crate::limits::State,
     /// What was compressed for clients.
     pub(crate) compression: crate::compress::State,
+    /// TLS on the listener, where it is spoken.
+    pub(crate) tls: crate::tls::Tls,
     /// Streams that outlive their connections.
     pub(crate) replays: Arc<crate::replay::Shared>,
     environment: Environment,
@@ -179,6 +181,7 @@ impl Gateway {
             limits: crate::limits::State::new(&config.limits),
             compression: crate::compress::State::default(),
             reuse: Arc::new(crate::reuse::Store::new(&config.cache)),
+            tls: crate::tls::Tls::default(),
             replays: Arc::default(),
             environment,
             guards: Guards::default(),
@@ -285,6 +288,7 @@ impl Gateway {
         self.0.sessions.configure(&config.sessions);
         self.0.limits.configure(&config.limits);
         self.0.faults.configure(&config.faults);
+        self.0.tls.configure(config.listen.tls.as_ref());
         let overload = crate::overload::Overload::new(&self.0.overload, &config.overload);
         self.0.snapshot.store(Arc::new(Snapshot::new(config, servers, &self.0.gateway_metrics, overload)));
     }
@@ -352,8 +356,11 @@ impl Gateway {
             });
         }
         drop(tasks);
-        self.0.environment.epoch.fetch_add(1, Ordering::Release);
-        relay::all_lists_changed(self);
+        // A certificate that was renewed concerns no list.
+        if !(Diff { listen_changed: false, ..diff.clone() }).is_empty() {
+            self.0.environment.epoch.fetch_add(1, Ordering::Release);
+            relay::all_lists_changed(self);
+        }
         applied.added = diff.added;
         applied.removed = diff.removed;
         applied.changed = diff.changed;
@@ -427,6 +434,12 @@ impl Gateway {
     #[must_use]
     pub fn limit_refusals(&self) -> Vec<(String, &'static str, u64)> {
         self.0.limits.refusals()
+    }
+
+    /// How TLS handshakes with clients got on; `None` where the listener is plain.
+    #[must_use]
+    pub fn tls_counts(&self) -> Option<crate::TlsCounts> {
+        self.0.tls.counts()
     }
 
     /// What is kept of answers.

@@ -5,7 +5,7 @@ use crate::{
     connections::{Answer, Connection, Connections, Entered, LOOK},
     gateway::Gateway,
     listen::{self, Door},
-    ws_door,
+    tls, ws_door,
 };
 use fairlead_upstream::Worker;
 use http::{Request, Response, StatusCode};
@@ -19,14 +19,15 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -92,6 +93,7 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut serving = JoinSet::new();
+    let mut shaking: Option<Shaking> = None;
     let mut stopping = stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -117,7 +119,23 @@ pub async fn serve_tcp(gateway: Gateway, worker: Worker, listener: std::net::Tcp
                 let _ = stream.set_nodelay(true);
                 #[cfg(target_os = "linux")]
                 let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MS);
-                serving.spawn(connection(gateway.clone(), worker, stream, peer.ip(), entered));
+                let door = Door::Public(peer.ip().to_canonical());
+                shaking = gateway.0.tls.ready().map(|tls| Shaking::renew(shaking.take(), tls, config.workers));
+                match &shaking {
+                    Some(shaking) => {
+                        serving.spawn(secure_connection(
+                            gateway.clone(),
+                            worker,
+                            stream,
+                            door,
+                            entered,
+                            shaking.clone(),
+                        ));
+                    }
+                    None => {
+                        serving.spawn(connection(gateway.clone(), worker, stream, door, entered));
+                    }
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -137,8 +155,7 @@ const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
 ///
 /// The choice is made by a look at the first bytes. (A builder that serves both keeps the room of both:
 /// measured, an idle connection then takes 28 KiB instead of 20.)
-async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, from: IpAddr, entered: Entered) {
-    let door = Door::Public(from.to_canonical());
+async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, door: Door, entered: Entered) {
     let connection = Arc::clone(&entered.connection);
     let http2 = tokio::select! {
         http2 = is_http2(&stream) => http2,
@@ -148,6 +165,53 @@ async fn connection(gateway: Gateway, worker: Worker, stream: TcpStream, from: I
         Ok(true) => Box::pin(http2_connection(gateway, worker, stream, door, connection)).await,
         Ok(false) => http1_connection(gateway, worker, stream, door, connection).await,
         Err(error) => tracing::debug!(%error, "a connection ended before it said anything"),
+    }
+}
+
+/// What the handshakes of one worker share.
+#[derive(Clone)]
+struct Shaking {
+    tls: Arc<tls::Ready>,
+    /// How many may be under way here.
+    places: usize,
+    slots: Arc<Semaphore>,
+}
+
+impl Shaking {
+    /// Those of `tls`, in the places that there were if there are as many still.
+    fn renew(before: Option<Self>, tls: Arc<tls::Ready>, workers: usize) -> Self {
+        let places = tls.max_handshakes().div_ceil(workers.max(1));
+        match before.filter(|before| before.places == places) {
+            Some(before) => Self { tls, ..before },
+            None => Self { tls, places, slots: Arc::new(Semaphore::new(places)) },
+        }
+    }
+}
+
+/// One connection of a network client that speaks TLS: HTTP/2 where both agreed on it, else HTTP/1.1.
+async fn secure_connection(
+    gateway: Gateway,
+    worker: Worker,
+    stream: TcpStream,
+    door: Door,
+    entered: Entered,
+    shaking: Shaking,
+) {
+    let connection = Arc::clone(&entered.connection);
+    let shaken = {
+        let shaken = Box::pin(gateway.0.tls.shake(&shaking.tls, stream, &shaking.slots));
+        tokio::select! {
+            shaken = shaken => shaken,
+            () = connection.ended() => return tracing::debug!("closed a connection that said nothing in time"),
+        }
+    };
+    drop(shaking);
+    match shaken {
+        Some(secured) if secured.is_http2 => {
+            Box::pin(http2_connection(gateway, worker, secured.stream, door, connection)).await;
+        }
+        Some(secured) => Box::pin(http1_connection(gateway, worker, secured.stream, door, connection)).await,
+        None => {}
     }
 }
 
@@ -166,10 +230,10 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn http1_connection(
+async fn http1_connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     gateway: Gateway,
     worker: Worker,
-    stream: TcpStream,
+    stream: S,
     door: Door,
     connection: Arc<Connection>,
 ) {
@@ -193,10 +257,10 @@ async fn http1_connection(
     }
 }
 
-async fn http2_connection(
+async fn http2_connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     gateway: Gateway,
     worker: Worker,
-    stream: TcpStream,
+    stream: S,
     door: Door,
     connection: Arc<Connection>,
 ) {

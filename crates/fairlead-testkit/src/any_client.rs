@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     client::{AnswerStream, McpClient, Reply},
     script::is_modern_version,
+    tls::Trust,
     web_socket::{Said, WebSocket},
 };
 
@@ -57,6 +58,8 @@ pub struct AnyClientOptions {
     pub capabilities: Value,
     /// What it says to questions.
     pub answering: Answering,
+    /// Whom it trusts, where it speaks TLS.
+    pub trust: Option<Trust>,
 }
 
 /// See the module. Clones are the same client; the last one that is dropped goes away without a word.
@@ -93,6 +96,14 @@ impl Tasks {
     }
 }
 
+fn new_client(url: &str, trust: &Option<Trust>) -> McpClient {
+    let client = McpClient::new(url);
+    match trust {
+        Some(trust) => client.trusting(trust.clone()),
+        None => client,
+    }
+}
+
 impl AnyClient {
     /// Connects, and does the legacy handshake when the revision has one.
     ///
@@ -103,7 +114,8 @@ impl AnyClient {
         let modern = is_modern_version(&options.version);
         let (link, incoming) = match options.way {
             Way::Http => {
-                let client = McpClient::new(&options.url).limit(LIMIT).capabilities(options.capabilities.clone());
+                let client =
+                    new_client(&options.url, &options.trust).limit(LIMIT).capabilities(options.capabilities.clone());
                 let client = if modern {
                     client.modern(&options.version)
                 } else {
@@ -113,18 +125,24 @@ impl AnyClient {
                 (Link::Http { client, modern: Mutex::default() }, Stream::None)
             }
             Way::Sse => {
-                let mut stream = McpClient::new(&options.url).limit(LIMIT).open_get(None).await?;
+                let mut stream = new_client(&options.url, &options.trust).limit(LIMIT).open_get(None).await?;
                 let first = stream.next(LIMIT).await?.context("the stream ended at once")?;
                 if first.event.as_deref() != Some("endpoint") {
                     bail!("status {}, and the first event is {first:?}", stream.status);
                 }
                 let url: http::Uri = options.url.parse().context("the URL is malformed")?;
                 let authority = url.authority().context("the URL has no host")?;
-                let post = format!("http://{authority}{}", String::from_utf8_lossy(&first.data));
-                (Link::Sse { post: McpClient::new(&post).limit(LIMIT) }, Stream::Events(Box::new(stream)))
+                let scheme = url.scheme_str().unwrap_or("http");
+                let post = format!("{scheme}://{authority}{}", String::from_utf8_lossy(&first.data));
+                (Link::Sse { post: new_client(&post, &options.trust).limit(LIMIT) }, Stream::Events(Box::new(stream)))
             }
             Way::WebSocket => {
-                let opened = WebSocket::open(&options.url, &[("sec-websocket-protocol", "mcp")]).await?;
+                let opened = WebSocket::open_trusting(
+                    options.trust.as_ref(),
+                    &options.url,
+                    &[("sec-websocket-protocol", "mcp")],
+                )
+                .await?;
                 let Ok(socket) = opened else { bail!("the WebSocket was refused") };
                 let (out, lines) = mpsc::unbounded_channel();
                 (Link::WebSocket { out }, Stream::WebSocket(Box::new(socket), lines))

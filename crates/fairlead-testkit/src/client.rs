@@ -18,9 +18,10 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+
+use crate::tls::Trust;
 
 pub use self::stream::{Answer, AnswerStream, Frame};
 
@@ -53,6 +54,7 @@ struct Inner {
     headers: HeaderMap,
     limit: Duration,
     resuming: bool,
+    trust: Option<Trust>,
     answering: Option<Answering>,
     capabilities: Value,
     state: Mutex<State>,
@@ -67,7 +69,7 @@ struct State {
 }
 
 impl McpClient {
-    /// A client of the endpoint at `url` (`http://` only).
+    /// A client of the endpoint at `url` (`https://` needs [`McpClient::trusting`]).
     ///
     /// # Panics
     /// When `url` is not a URL.
@@ -79,6 +81,7 @@ impl McpClient {
                 headers: HeaderMap::new(),
                 limit: LIMIT,
                 resuming: false,
+                trust: None,
                 answering: None,
                 capabilities: json!({}),
                 state: Mutex::default(),
@@ -94,6 +97,7 @@ impl McpClient {
             headers: self.inner.headers.clone(),
             limit: self.inner.limit,
             resuming: self.inner.resuming,
+            trust: self.inner.trust.clone(),
             answering: self.inner.answering.clone(),
             capabilities: self.inner.capabilities.clone(),
             state: Mutex::new(state),
@@ -121,6 +125,11 @@ impl McpClient {
     /// Comes back for the rest of an answer whose stream ended before it, as a client of 2025-11-25 must.
     pub fn resuming(self) -> Self {
         self.with(|inner| inner.resuming = true)
+    }
+
+    /// Trusts servers that show a certificate of this authority.
+    pub fn trusting(self, trust: Trust) -> Self {
+        self.with(|inner| inner.trust = Some(trust))
     }
 
     /// Declares capabilities: in `initialize`, and with every modern request.
@@ -418,12 +427,10 @@ impl McpClient {
             let port = self.inner.url.port_u16().unwrap_or(80);
             let stream = TcpStream::connect((host, port)).await.context("cannot connect")?;
             stream.set_nodelay(true).ok();
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("no HTTP connection")?;
-            let connection = stream::Connection(tokio::spawn(async move {
-                // Its end is seen where the answer is read.
-                connection.await.ok();
-            }));
+            let (mut sender, connection) = match &self.inner.trust {
+                Some(trust) => stream::open(trust.secure(stream, host).await?).await?,
+                None => stream::open(stream).await?,
+            };
             let path = self.inner.url.path_and_query().map_or("/", |path| path.as_str());
             let mut request =
                 Request::builder().method(method).uri(path).header(header::HOST, format!("{host}:{port}"));

@@ -6,6 +6,7 @@
 //!   `scripted SCRIPT.json` does the same on stdin and stdout, and can be stubborn.
 //! * [`McpClient`] says exactly what it is told to, vanishes when asked to, and returns every byte.
 //! * [`AnyClient`] says the same over Streamable HTTP, HTTP+SSE and WebSocket; [`WebSocket`] is one end of the last.
+//! * [`Authority`] signs certificates for servers, and is trusted by the clients that are told to.
 //! * [`FaultProxy`] stands between the two and delays, cuts, throttles, swallows or refuses.
 //!
 //! Nothing here shares code with the gateway's own reading of the protocol: it must be able to be wrong on purpose, and
@@ -27,6 +28,7 @@ mod session;
 pub mod stdio;
 mod stream_log;
 mod tasks;
+mod tls;
 mod web_socket;
 
 pub use self::{
@@ -37,5 +39,6 @@ pub use self::{
     rounds::Round,
     script::{Answers, DoorScript, Finish, Garbage, Hang, Question, Script, StdioScript, Step, ToolScript, Via},
     server::{Door, ScriptedServer},
+    tls::{Authority, Good, Identity, Trust},
     web_socket::{Said, WebSocket},
 };

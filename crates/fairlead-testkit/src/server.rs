@@ -24,16 +24,24 @@ use tokio::{
     net::{TcpListener, UnixListener},
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::{core::Core, received::Received, script::Script};
+use crate::{
+    core::Core,
+    received::Received,
+    script::Script,
+    tls::{Identity, acceptor},
+};
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a TLS handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a restart waits for its port.
 const BIND_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a scripted server listens on, and what it expects there.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Door {
     /// HTTP on a TCP port: Streamable HTTP on `/mcp`, HTTP+SSE on `/sse`, WebSocket on `/ws`.
     Http,
@@ -43,12 +51,18 @@ pub enum Door {
     Unix(PathBuf),
     /// HTTP on this Unix socket.
     HttpUnix(PathBuf),
+    /// HTTP over TLS on a TCP port.
+    Https(Identity),
 }
 
 impl Door {
     async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         match self {
             Self::Http | Self::Tcp => TcpListener::bind(address).await.map(Listener::Tcp),
+            Self::Https(identity) => {
+                let listener = TcpListener::bind(address).await?;
+                Ok(Listener::Tls(listener, acceptor(identity)))
+            }
             Self::Unix(path) | Self::HttpUnix(path) => {
                 std::fs::remove_file(path).ok();
                 UnixListener::bind(path).map(Listener::Unix)
@@ -63,6 +77,7 @@ impl Door {
 
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, TlsAcceptor),
     Unix(UnixListener),
 }
 
@@ -77,6 +92,13 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true).ok();
                 Ok(Box::new(stream))
+            }
+            // One at a time: what shakes hands slowly here is the gateway, and that is a finding.
+            Self::Tls(listener, acceptor) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true).ok();
+                let shaking = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
+                Ok(Box::new(shaking.await.map_err(io::Error::other)??))
             }
             Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
         }
@@ -137,7 +159,9 @@ impl ScriptedServer {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = door.listen(anywhere).await.context("cannot listen")?;
         let address = match &listener {
-            Listener::Tcp(listener) => listener.local_addr().context("the listener has no address")?,
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => {
+                listener.local_addr().context("the listener has no address")?
+            }
             Listener::Unix(_) => anywhere,
         };
         let core = Arc::new(Core::new(script));
@@ -157,24 +181,28 @@ impl ScriptedServer {
 
     /// The MCP endpoint.
     pub fn url(&self) -> String {
-        format!("http://{}/mcp", self.address)
+        format!("{}://{}/mcp", self.scheme(), self.address)
     }
 
     /// The endpoint of the HTTP+SSE transport.
     pub fn sse_url(&self) -> String {
-        format!("http://{}/sse", self.address)
+        format!("{}://{}/sse", self.scheme(), self.address)
     }
 
     /// The WebSocket endpoint.
     pub fn ws_url(&self) -> String {
-        format!("ws://{}/ws", self.address)
+        format!("{}://{}/ws", self.scheme().replace("http", "ws"), self.address)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if matches!(self.door, Door::Https(_)) { "https" } else { "http" }
     }
 
     /// The Unix socket it listens on, where it does.
     pub fn socket(&self) -> Option<&Path> {
         match &self.door {
             Door::Unix(path) | Door::HttpUnix(path) => Some(path),
-            Door::Http | Door::Tcp => None,
+            Door::Http | Door::Tcp | Door::Https(_) => None,
         }
     }
 

@@ -7,14 +7,23 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message, client::IntoClientRequest as _},
 };
 
+use crate::tls::Trust;
+
 /// How long opening and writing take at most.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// A connection, secured or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What came.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,7 +38,7 @@ pub enum Said {
 
 /// An open WebSocket; dropping it breaks the connection.
 pub struct WebSocket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Box<dyn Stream>>,
     /// The subprotocol that was agreed on.
     pub subprotocol: Option<String>,
 }
@@ -40,16 +49,33 @@ impl WebSocket {
     /// # Errors
     /// The HTTP status of a server that refuses, in the inner result; else no connection, nothing in time.
     pub async fn open(url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Result<Self, u16>> {
-        let url = url.replacen("http://", "ws://", 1);
+        Self::open_trusting(None, url, headers).await
+    }
+
+    /// The same over TLS, where `trust` says so (`wss://` or `https://`).
+    ///
+    /// # Errors
+    /// As [`WebSocket::open`].
+    pub async fn open_trusting(
+        trust: Option<&Trust>,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> anyhow::Result<Result<Self, u16>> {
+        let url = url.replacen("http", "ws", 1);
         let mut request = url.into_client_request().context("the URL is malformed")?;
         for (name, value) in headers {
             let name: HeaderName = name.parse().context("the header has no valid name")?;
             request.headers_mut().insert(name, HeaderValue::from_str(value).context("the header has no valid value")?);
         }
         let address = request.uri().authority().context("the URL has no host")?.to_string();
+        let host = request.uri().host().context("the URL has no host")?.to_owned();
         let opening = async {
             let stream = TcpStream::connect(address).await.context("cannot connect")?;
             stream.set_nodelay(true).ok();
+            let stream: Box<dyn Stream> = match trust {
+                Some(trust) => Box::new(trust.secure(stream, &host).await?),
+                None => Box::new(stream),
+            };
             match client_async(request, stream).await {
                 Ok((stream, response)) => {
                     let agreed = response.headers().get("sec-websocket-protocol");

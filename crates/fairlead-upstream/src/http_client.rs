@@ -21,7 +21,7 @@ use pool::{Pool, Rules};
 use reach::Reach;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, path::Path, sync::Arc, time::Duration};
 
 /// Which worker runtime is asking. Workers are numbered from 0; the control runtime comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,23 @@ pub fn tls_config(any_https: bool) -> Result<Arc<ClientConfig>, rustls::Error> {
         builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
     };
     Ok(Arc::new(config))
+}
+
+/// Why there is no connection, in the words of an operator: a certificate that is not accepted is no wire that broke.
+pub(crate) fn why_unreachable(error: &(dyn Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(_)) => return "its certificate is not accepted",
+            Some(_) => return "no TLS can be agreed on with it",
+            None => {}
+        }
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    "it cannot be reached"
 }
 
 /// The pools of one server.

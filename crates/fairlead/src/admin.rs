@@ -131,6 +131,11 @@ impl Gauges for Watched {
         for (server, kind, count) in gateway.faults_injected() {
             out.faults(&server, kind, count);
         }
+        if let Some(tls) = gateway.tls_counts() {
+            let outcomes =
+                [("completed", tls.completed), ("failed", tls.failed), ("slow", tls.slow), ("plain", tls.plain)];
+            out.tls(tls.expires, outcomes);
+        }
         let cache = gateway.cache_counts();
         out.cache(cache.entries, cache.bytes, cache.evictions);
         for of in gateway.compressed().into_iter().filter(|of| of.answers > 0) {

@@ -17,6 +17,7 @@ use fairlead_core::Code;
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -127,9 +128,8 @@ fn gateway(arguments: &cli::Install) -> Result<Entry, Failure> {
                 return Err(Failure::usage("the configuration leaves the port open, so clients cannot know it")
                     .hint("give `listen: { address: ... }` a port, or name the endpoint with `--url`"));
             }
-            let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
-            let host = if host.contains(':') { format!("[{host}]") } else { host };
-            let url = format!("http://{host}:{}{path}", address.port());
+            let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+            let url = config.listen.origin(SocketAddr::new(ip, address.port())) + &path;
             if arguments.toolset.is_some() {
                 // A program bridges to everything, or to the endpoint it is told.
                 stdio = vec!["stdio".to_owned(), "--url".to_owned(), url.clone()];

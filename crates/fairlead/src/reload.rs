@@ -1,5 +1,7 @@
 //! Reload: on a signal, and when a file of the configuration changes.
 //!
+//! The certificate of the listener and its key belong to the configuration here, as what they hold is read with it.
+//!
 //! Directories are watched, not files: editors replace files, and a mounted configuration is a link
 //! that is swapped. What counts is the content, so an event that changed none is no reload, and our
 //! own reading cannot cause another one. A configuration that is not valid changes nothing.
@@ -9,7 +11,7 @@ use crate::{
     failure::chain,
     wiring::House,
 };
-use fairlead_config::{LogFormat, Severity};
+use fairlead_config::{Config, LogFormat, Severity};
 use fairlead_observe::logging::{LOG_VARIABLE, LogControl};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
 use std::{
@@ -28,11 +30,15 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
 
 /// Watches the files of a configuration.
 pub(crate) struct Watch {
+    /// Those of the configuration itself.
     files: Vec<PathBuf>,
+    /// Those the configuration in force refers to.
+    referred: Vec<PathBuf>,
     seen: u64,
     events: mpsc::Receiver<()>,
     /// Watching ends when it is dropped.
-    _watcher: Option<RecommendedWatcher>,
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
 }
 
 impl Watch {
@@ -50,16 +56,40 @@ impl Watch {
             }
             let _ = sender.try_send(());
         });
-        let watcher = started.and_then(|mut watcher| {
-            for directory in directories(files) {
-                watcher.watch(&directory, RecursiveMode::NonRecursive)?;
+        let watcher = started.inspect_err(cannot_watch).ok();
+        let mut watch =
+            Self { files: files.to_vec(), referred: Vec::new(), seen: 0, events, watcher, watched: BTreeSet::new() };
+        watch.look_at(files);
+        watch.refresh();
+        watch
+    }
+
+    /// Watches what `config` refers to as well, instead of what another one did.
+    pub(crate) fn follow(&mut self, config: &Config) {
+        let referred: Vec<PathBuf> = config.listen.tls.iter().flat_map(|tls| tls.files.clone()).collect();
+        if referred != self.referred {
+            self.look_at(&referred);
+            // What they hold has just been read.
+            self.referred = referred;
+            self.refresh();
+        }
+    }
+
+    fn look_at(&mut self, files: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for directory in directories(files) {
+            if self.watched.contains(&directory) {
+                continue;
             }
-            Ok(watcher)
-        });
-        let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "cannot watch the configuration; SIGHUP still reloads it"))
-            .ok();
-        Self { files: files.to_vec(), seen: fingerprint(files), events, _watcher: watcher }
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => _ = self.watched.insert(directory),
+                Err(error) => cannot_watch(&error),
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().chain(&self.referred)
     }
 
     /// Returns when the content of a file differs from what was seen last. Never returns without a watcher.
@@ -85,14 +115,18 @@ impl Watch {
     }
 
     fn any_is_empty(&self) -> bool {
-        self.files.iter().any(|file| std::fs::metadata(file).is_ok_and(|file| file.len() == 0))
+        self.all().any(|file| std::fs::metadata(file).is_ok_and(|file| file.len() == 0))
     }
 
     /// Takes the present content as seen; says whether it differs from before.
     pub(crate) fn refresh(&mut self) -> bool {
-        let now = fingerprint(&self.files);
+        let now = fingerprint(self.all());
         std::mem::replace(&mut self.seen, now) != now
     }
+}
+
+fn cannot_watch(error: &notify::Error) {
+    tracing::warn!(%error, "cannot watch the configuration; SIGHUP still reloads it");
 }
 
 /// The directories the files stand in, and those their links lead to.
@@ -107,7 +141,7 @@ fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
 }
 
 /// A number that differs when the content of a file does. A file that cannot be read has a content of its own.
-fn fingerprint(files: &[PathBuf]) -> u64 {
+fn fingerprint<'a>(files: impl Iterator<Item = &'a PathBuf>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
         std::fs::read(file).ok().hash(&mut hasher);
@@ -147,7 +181,11 @@ pub(crate) async fn reload(house: &House, origin: &Origin, log: &LogControl) {
     {
         tracing::warn!(error = chain(&error), "the log level stays as it was");
     }
+    let spoke_tls = house.gateway.config().listen.tls.is_some();
     let applied = house.gateway.apply(Arc::new(config)).await;
+    if spoke_tls != house.gateway.config().listen.tls.is_some() && house.publish().is_err() {
+        tracing::warn!("commands do not learn that the URL of the gateway is another one now");
+    }
     let names =
         |names: &[fairlead_core::ServerName]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     tracing::info!(

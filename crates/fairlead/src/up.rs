@@ -65,6 +65,7 @@ async fn serve(origin: Origin, config: Config, doors: Doors, log: LogControl) ->
     };
     // Before anybody can know that we run: a file that is changed from then on is seen.
     let mut watch = reload::Watch::new(&files);
+    watch.follow(&config);
     let house = House::open(Arc::new(config), doors).await?;
     announce(&house, &origin);
     let busy = {
@@ -89,8 +90,12 @@ async fn serve(origin: Origin, config: Config, doors: Doors, log: LogControl) ->
             _ = signals.hangup.recv() => {
                 watch.refresh();
                 reload::reload(&house, &origin, &log).await;
+                watch.follow(&house.gateway.config());
             }
-            () = watch.changed() => reload::reload(&house, &origin, &log).await,
+            () = watch.changed() => {
+                reload::reload(&house, &origin, &log).await;
+                watch.follow(&house.gateway.config());
+            }
         }
     }
     let drain = house.gateway.config().drain;
@@ -109,7 +114,7 @@ fn announce(house: &House, origin: &Origin) {
             eprint!("{}", banner.render());
         }
         _ => tracing::info!(
-            mcp = house.mcp.map(|address| format!("http://{address}/mcp")),
+            mcp = house.mcp.map(|address| config.listen.origin(address) + "/mcp"),
             admin = house.admin.map(|address| format!("http://{address}")),
             socket = %house.socket.display(),
             configuration = origin.describe(),

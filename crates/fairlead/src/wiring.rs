@@ -151,15 +151,13 @@ impl House {
     }
 
     /// Tells commands where this gateway is.
-    fn publish(&self) -> Result<(), Failure> {
-        let url = |address: Option<SocketAddr>, path: &str| {
-            address.map_or_else(String::new, |address| format!("http://{address}{path}"))
-        };
+    pub(crate) fn publish(&self) -> Result<(), Failure> {
+        let config = self.gateway.config();
         let instance = Instance {
             pid: std::process::id(),
             socket: self.socket.clone(),
-            mcp_url: url(self.mcp, "/mcp"),
-            admin_url: url(self.admin, ""),
+            mcp_url: self.mcp.map_or_else(String::new, |address| config.listen.origin(address) + "/mcp"),
+            admin_url: self.admin.map_or_else(String::new, |address| format!("http://{address}")),
             started_ms: Clock::system().unix_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

@@ -80,6 +80,11 @@ const BANNED: &[(&str, &str)] = &[
 /// Who may name a banned package in the lock file all the same, and why that is not a use of it.
 const TOLERATED: &[(&str, &str, &str)] = &[
     ("ring", "rustls-webpki", "an optional dependency that nobody turns on: in the lock, not in the build"),
+    (
+        "lazy_static",
+        "x509-parser",
+        "an optional dependency of rcgen that nobody turns on: in the lock, not in the build",
+    ),
     ("lazy_static", "sharded-slab", "the span registry of tracing-subscriber"),
 ];
 

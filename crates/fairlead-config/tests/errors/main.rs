@@ -54,7 +54,7 @@ server: {}
     f.yaml:3:32: unknown key `maxBody` in `listen`
       hint: did you mean `max_body`?
     f.yaml:3:47: unknown key `bananas` in `listen`
-      hint: valid keys here: `address`, `body_timeout`, `compression`, `header_timeout`, `hosts`, `idle_timeout`, `keep_alive`, `max_body`, `max_connections`, `max_header_bytes`, `origins` or `ws_ping`
+      hint: valid keys here: `address`, `body_timeout`, `compression`, `header_timeout`, `hosts`, `idle_timeout`, `keep_alive`, `max_body`, `max_connections`, `max_header_bytes`, `origins`, `tls` or `ws_ping`
     f.yaml:4:1: unknown key `server`
       hint: did you mean `servers`?
     ");

@@ -226,6 +226,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
     }
     bulkheads(encoder, gauges)?;
     faults(encoder, gauges)?;
+    tls(encoder, gauges)?;
     let mut family = encoder.encode_descriptor(
         "fairlead_server_state",
         "1 for the state a server is in and 0 for the others",
@@ -301,6 +302,26 @@ fn faults(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
     let mut family = encoder.encode_descriptor("fairlead_faults_injected", what, None, MetricType::Counter)?;
     for ((server, kind), count) in &gauges.faults {
         counter(family.encode_family(&[("mcp_server", server.as_str()), ("kind", *kind)])?, *count)?;
+    }
+    Ok(())
+}
+
+fn tls(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
+    let Some((expires, handshakes)) = &gauges.tls else { return Ok(()) };
+    gauge(
+        encoder,
+        "fairlead_tls_certificate_expires_seconds",
+        "Until when the certificate of the listener is good, in seconds since 1970",
+        *expires,
+    )?;
+    let mut family = encoder.encode_descriptor(
+        "fairlead_tls_handshakes",
+        "Connections to the listener by what came of their TLS handshake",
+        None,
+        MetricType::Counter,
+    )?;
+    for (outcome, count) in handshakes {
+        counter(family.encode_family(&[("outcome", *outcome)])?, *count)?;
     }
     Ok(())
 }

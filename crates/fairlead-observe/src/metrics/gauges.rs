@@ -40,6 +40,8 @@ pub struct GaugeSink {
     pub(super) instances: BTreeMap<(String, String), InstanceGauges>,
     /// Answers, their bytes, and the bytes sent for them, by coding.
     pub(super) compressed: BTreeMap<&'static str, (u64, u64, u64)>,
+    /// Until when the certificate is good, and handshakes by how they ended.
+    pub(super) tls: Option<(u64, [(&'static str, u64); 4])>,
 }
 
 /// The connections to a server reached over HTTP.
@@ -180,6 +182,11 @@ impl GaugeSink {
     /// What a bulkhead is doing.
     pub fn bulkhead(&mut self, name: &str, reading: BulkheadReading) {
         self.bulkheads.insert(name.to_owned(), reading);
+    }
+
+    /// TLS on the listener: until when the certificate is good (seconds since 1970), and handshakes by how they ended.
+    pub fn tls(&mut self, expires: u64, handshakes: [(&'static str, u64); 4]) {
+        self.tls = Some((expires, handshakes));
     }
 
     /// Calls shed so far, by their priority and the reason.

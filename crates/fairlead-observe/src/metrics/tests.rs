@@ -25,6 +25,7 @@ impl Gauges for Fixed {
         out.bulkhead("reports", BulkheadReading { running: 1, refused: 2, ..BulkheadReading::default() });
         out.shed("low", "memory", 3);
         out.faults("files", "latency", 2);
+        out.tls(1_800_000_000, [("completed", 5), ("failed", 2), ("slow", 1), ("plain", 3)]);
         out.limit_refusals("server:files", "server", 2);
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.breaker(("files", "1", "read"), "open", &["closed", "open"]);

@@ -5,10 +5,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{SendRequest, handshake},
+};
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
+};
 
 use super::McpClient;
 
@@ -24,6 +31,18 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// HTTP/1.1 on a connection.
+pub(super) async fn open<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+) -> anyhow::Result<(SendRequest<Full<Bytes>>, Connection)> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.context("no HTTP connection")?;
+    let connection = tokio::spawn(async move {
+        // Its end is seen where the answer is read.
+        connection.await.ok();
+    });
+    Ok((sender, Connection(connection)))
 }
 
 /// One event of a stream, or the whole body of an answer that is none.

@@ -8,6 +8,7 @@
 
 use crate::{
     event::End,
+    http_client::why_unreachable,
     link::{
         duplex::{Duplex, Outgoing, Sorter},
         inbound::Inbound,
@@ -142,7 +143,10 @@ where
     let unreachable = |what| UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, what);
     match connected {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(unreachable("it cannot be reached").because(error)),
+        Ok(Err(error)) => {
+            let error = error.into();
+            Err(unreachable(why_unreachable(&*error)).because(error))
+        }
         Err(_) => Err(unreachable("it does not accept the connection in time (`timeout.connect`)")),
     }
 }

@@ -9,7 +9,7 @@ mod get_stream;
 use crate::{
     event::LinkEvent,
     exchange::{Final, Item, Prepared},
-    http_client::{Body, HttpClients, PoolError, Worker},
+    http_client::{Body, HttpClients, PoolError, Worker, why_unreachable},
     link::inbound::{Inbound, Verdict},
 };
 pub(crate) use answer::no_message;
@@ -283,7 +283,7 @@ pub(super) fn is_sse<B>(response: &Response<B>) -> bool {
 pub(super) fn transport_error(error: PoolError) -> UpstreamError {
     use UpstreamErrorKind::{Lost, NoConnection, Unavailable};
     let (kind, outcome, what) = match &error {
-        PoolError::Connect(_) | PoolError::Gone => (Unavailable, Outcome::NotMade, "it cannot be reached"),
+        PoolError::Connect(_) | PoolError::Gone => (Unavailable, Outcome::NotMade, why_unreachable(&error)),
         PoolError::AcquireTimeout(_) => {
             (NoConnection, Outcome::NotMade, "all connections it may have are in use (`connections.max`)")
         }

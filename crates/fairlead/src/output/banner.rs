@@ -17,15 +17,15 @@ pub(crate) struct Banner<'a> {
 impl Banner<'_> {
     /// The block.
     pub(crate) fn render(&self) -> String {
-        let mcp = self.mcp;
+        let mcp = self.config.listen.origin(self.mcp);
         let mut out = format!("Fairlead {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
         let mut line = |what: &str, value: &str| {
             let _ = writeln!(out, "  {what:<15}{value}");
         };
-        line("MCP endpoint", &format!("http://{mcp}/mcp"));
-        line("one server", &format!("http://{mcp}/servers/{{name}}/mcp"));
+        line("MCP endpoint", &format!("{mcp}/mcp"));
+        line("one server", &format!("{mcp}/servers/{{name}}/mcp"));
         for name in self.config.toolsets.keys() {
-            line("toolset", &format!("http://{mcp}/mcp/{name}"));
+            line("toolset", &format!("{mcp}/mcp/{name}"));
         }
         if let Some(admin) = self.admin {
             line("metrics", &format!("http://{admin}/metrics"));
@@ -47,7 +47,7 @@ impl Banner<'_> {
         }
 
         let snippet =
-            serde_json::json!({ "mcpServers": { "fairlead": { "type": "http", "url": format!("http://{mcp}/mcp") } } });
+            serde_json::json!({ "mcpServers": { "fairlead": { "type": "http", "url": format!("{mcp}/mcp") } } });
         let mut arguments = vec!["stdio".to_owned()];
         if let Origin::Files(files) = self.origin {
             for file in files {
@@ -58,7 +58,7 @@ impl Banner<'_> {
         let program = serde_json::json!({ "command": self.program.display().to_string(), "args": arguments });
         let _ = write!(
             out,
-            "\n  Connect a client\n    claude mcp add --transport http fairlead http://{mcp}/mcp\n    or in its configuration: {snippet}\n    or, if it only starts programs: {program}\n\n  Ctrl-C stops it.\n"
+            "\n  Connect a client\n    claude mcp add --transport http fairlead {mcp}/mcp\n    or in its configuration: {snippet}\n    or, if it only starts programs: {program}\n\n  Ctrl-C stops it.\n"
         );
         out
     }

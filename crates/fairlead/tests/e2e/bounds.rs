@@ -150,6 +150,7 @@ async fn a_stream_without_a_session_counts_and_one_with_a_session_counts_once() 
             version: "2024-11-05".to_owned(),
             capabilities: json!({}),
             answering: std::sync::Arc::new(|_, _| Reply::Error(-32601, "never declared".to_owned())),
+            trust: None,
         };
         AnyClient::connect(options).await
     };

@@ -132,6 +132,7 @@ async fn a_refusal_is_told_where_there_are_no_headers() {
             version: version.to_owned(),
             capabilities: json!({}),
             answering: std::sync::Arc::new(|_, _| Reply::Error(-32601, "never declared".to_owned())),
+            trust: None,
         })
         .await
         .unwrap();

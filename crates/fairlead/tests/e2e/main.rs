@@ -36,6 +36,7 @@ mod soak;
 mod subscriptions;
 mod support;
 mod tasks;
+mod tls;
 mod tool_rules;
 mod transports;
 mod under_load;

@@ -15,14 +15,18 @@ mod servers;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use fairlead_testkit::{Script, ScriptedServer};
+use serde_json::{Value, json};
 
 use self::{
-    clients::{Client, Mode},
+    clients::{Client, Declares, Mode, Target},
     documents::{View, assert_same, merged},
     servers::{Operation, SERVERS, Server, Shelf, World},
 };
-use crate::support::{Gateway, program};
+use crate::{
+    support::{Gateway, program},
+    tls::Files,
+};
 
 /// One server in each of two languages, where the servers are not the question.
 const TWO: [&Server; 2] = [SERVERS[0], SERVERS[3]];
@@ -155,4 +159,24 @@ async fn the_inspector_sees_the_same_through_the_gateway() {
 #[tokio::test]
 async fn the_rust_client_sees_the_same_through_the_gateway() {
     check(Client::Rust, &[Mode::Legacy, Mode::Modern, Mode::Auto], &SERVERS).await;
+}
+
+#[tokio::test]
+async fn official_clients_speak_tls_with_an_authority_of_ones_own() {
+    let Some(shelf) = Shelf::find() else { return };
+    let (files, server) = (Files::new(), ScriptedServer::start(Script::legacy().tools(1)).await);
+    let servers = format!("servers:\n  a: {{ url: \"{}\" }}\n", server.url());
+    let (plain, secured) = (Gateway::start(&servers).await, Gateway::start(&files.yaml("", &servers)).await);
+    let (url, authority) = (secured.url("/mcp"), files.authority_path());
+    for (client, mode) in
+        [(Client::Python, Mode::Modern), (Client::TypeScript1, Mode::Legacy), (Client::TypeScript2, Mode::Auto)]
+    {
+        let operations = || vec![Operation::Call("a__tool_0".to_owned(), json!({"n": 1}))];
+        let expected = client.run(&shelf, mode, &plain.url("/mcp"), operations()).await.unwrap();
+        let target = Target::Secured { url: &url, authority: &authority };
+        let seen = client.run_as(&shelf, mode, Declares::Nothing, target, operations()).await;
+        assert_eq!(seen.unwrap_or_else(|error| panic!("{client:?}: {error}")), expected, "{client:?}");
+        let distrusting = client.run(&shelf, mode, &url, operations()).await;
+        assert!(distrusting.is_err(), "{client:?} checks certificates");
+    }
 }

@@ -50,6 +50,7 @@ impl Client {
                 "ping" => Reply::Result(json!({})),
                 _ => Reply::Error(-32601, "never declared".to_owned()),
             }),
+            trust: None,
         };
         let connecting = AnyClient::connect(options).await;
         connecting.unwrap_or_else(|error| panic!("{:?} {version} on {path}: {error:#}", self.way))

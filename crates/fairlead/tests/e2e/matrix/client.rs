@@ -100,7 +100,7 @@ impl Client {
             let path = path.strip_suffix("mcp").context("an endpoint ends in mcp")?;
             let url = gateway.url(&format!("{path}sse"));
             let version = revision.to_owned();
-            let options = AnyClientOptions { way: Way::Sse, url, version, capabilities, answering };
+            let options = AnyClientOptions { way: Way::Sse, url, version, capabilities, answering, trust: None };
             let client = AnyClient::connect(options).await?;
             let said = client.log().into_iter().find(|message| message["result"]["protocolVersion"] == revision);
             let said = said.context("another revision was negotiated")?;

@@ -95,6 +95,9 @@ impl Client {
         }
         match target {
             Target::Url(url) => command.arg(url),
+            Target::Secured { url, authority } => {
+                command.env("SSL_CERT_FILE", authority).env("NODE_EXTRA_CA_CERTS", authority).arg(url)
+            }
             Target::Stdio(server) => command.arg("--server-stdio").args(server),
         };
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
@@ -130,5 +133,10 @@ impl Client {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target<'a> {
     Url(&'a str),
+    /// A URL of a server that shows a certificate of this authority, PEM.
+    Secured {
+        url: &'a str,
+        authority: &'a Path,
+    },
     Stdio(&'a [String]),
 }

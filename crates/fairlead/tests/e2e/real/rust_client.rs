@@ -60,6 +60,7 @@ pub(crate) async fn observe(mode: Mode, target: Target<'_>, operations: Vec<Oper
             let client = observer.clone().serve_with_lifecycle(transport, lifecycle).await;
             describe(client.map_err(|error| error.to_string())?, &observer, operations).await
         }
+        Target::Secured { .. } => unreachable!("what it trusts is this process's, and not changed for one test"),
         Target::Stdio(command) => {
             let mut child = tokio::process::Command::new(&command[0])
                 .args(&command[1..])
