@@ -5,6 +5,7 @@
 //! write ([`file::ConfigFile`]) and what the program uses ([`model`]) are two sets of types. The crate
 //! reads the files it is given and those they refer to; it writes nothing and knows no network.
 
+pub mod batch;
 mod build;
 mod check;
 mod client_format;
@@ -39,6 +40,7 @@ pub mod tool_shape;
 pub mod toolset;
 mod tree;
 
+pub use batch::{Batch, CallMany};
 pub use compression::{AnswerCompression, RequestCoding, ServerCompression};
 pub use connections::{Connections, Evict, Reuse};
 pub use correlation::Correlation;

@@ -5,6 +5,7 @@
 
 use crate::{
     Glob,
+    batch::{Batch, BatchFile},
     leaf::{DurationText, PatternText, RateText},
     limits::{Rate, ServerLimits},
     overload::{Bulkhead, Priority},
@@ -44,6 +45,10 @@ pub struct ToolRuleFile {
     /// kept, and where it may be repeated and the server has a `cache` section that does not say otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<bool>,
+    /// Its calls are gathered, and made as one call of another tool of its server that does for many what this one does for one.
+    /// Only where it may be repeated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchFile>,
     /// What of what is kept its calls make outdated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalidates: Option<InvalidatesFile>,
@@ -171,6 +176,8 @@ pub struct ToolRule {
     pub cache: Option<Arc<CacheRule>>,
     /// Whether identical calls that are under way at the same time are one.
     pub coalesce: Option<bool>,
+    /// How its calls are gathered.
+    pub batch: Option<Arc<Batch>>,
     /// What its calls make outdated.
     pub invalidates: Option<Arc<Invalidates>>,
     /// How important its calls are.
@@ -194,6 +201,7 @@ impl ToolRule {
             cost: over.cost.or(self.cost),
             cache: over.cache.clone().or(self.cache),
             coalesce: over.coalesce.or(self.coalesce),
+            batch: over.batch.clone().or(self.batch),
             invalidates: over.invalidates.clone().or(self.invalidates),
             priority: over.priority.or(self.priority),
             hedge: over.hedge.or(self.hedge),
@@ -215,6 +223,7 @@ impl ToolRuleFile {
             cost: self.cost,
             cache: self.cache.map(Into::into),
             coalesce: self.coalesce,
+            batch: self.batch.map(|file| Arc::new(file.into())),
             invalidates: self.invalidates.map(Into::into),
             priority: self.priority,
             hedge: self.hedge.map(|written| written.0),

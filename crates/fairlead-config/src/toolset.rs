@@ -3,9 +3,11 @@
 
 use crate::{
     Glob,
+    batch::{CallMany, CallManyFile},
     build::Builder,
     check::shorten,
     leaf::{PatternText, globs},
+    switch::OrOff,
     tool_shape::{ToolShape, ToolShapeFile},
 };
 use fairlead_core::ServerName;
@@ -43,6 +45,9 @@ pub struct ToolsetFile {
     pub budget: Option<usize>,
     /// What `find_tools` answers with `mode: search`.
     pub find: FindFile,
+    /// Whether there is a tool `call_many` besides, which makes several calls at once; `off`, which is the default, or its
+    /// bounds.
+    pub call_many: OrOff<CallManyFile>,
 }
 
 /// What a client of a toolset is shown.
@@ -91,6 +96,8 @@ pub struct Toolset {
     pub tools: Vec<(Glob, ToolShape)>,
     /// What a client is shown of its tools.
     pub mode: Mode,
+    /// The tool that makes several calls at once, where there is one.
+    pub call_many: Option<CallMany>,
 }
 
 /// What a client of a toolset is shown of its tools.
@@ -175,6 +182,7 @@ impl Builder<'_> {
             exclude: globs(file.exclude),
             tools,
             mode,
+            call_many: file.call_many.on().map(Into::into),
         }
     }
 }

@@ -17,6 +17,7 @@ mod body;
 mod bridge;
 mod bulkhead;
 mod call;
+mod call_many;
 mod capabilities;
 mod completions;
 mod compress;

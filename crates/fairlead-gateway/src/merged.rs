@@ -10,6 +10,7 @@ mod lists;
 pub(crate) use lists::own_info;
 
 use crate::{
+    call_many,
     search::{
         budget::{self, Fit},
         catalog::Catalog as Catalogue,
@@ -133,6 +134,9 @@ impl Merged {
             let (shown, fit) = budget::fit(toolset, tokens, std::mem::take(tools));
             self.fit = Some(fit);
             *tools = shown;
+        }
+        if let Some(bounds) = endpoint.call_many {
+            tools.push(call_many::definition(bounds));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     admit, answer,
     body::Body,
     call::Call,
-    capabilities,
+    call_many, capabilities,
     correlate::Info,
     deadline,
     gateway::Gateway,
@@ -27,9 +27,12 @@ use fairlead_wire::{
 };
 use futures_util::StreamExt;
 use http::{HeaderMap, Response, StatusCode};
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU32},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32},
+    },
 };
 use tokio::time::Instant;
 
@@ -404,6 +407,11 @@ async fn know_who_serves(call: &Call) {
     }
 }
 
+/// The way of a call that is part of another.
+pub(crate) fn forward_part(call: Box<Call>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+    Box::pin(forward(call))
+}
+
 /// The way of a call: find its server, send it there, bring back what comes.
 async fn forward(mut call: Box<Call>) -> Response<Body> {
     // Before anything is looked up: who may not call now costs no more than to say so.
@@ -420,6 +428,9 @@ async fn forward(mut call: Box<Call>) -> Response<Body> {
     {
         // Where tools are searched for, a call may be the search, and one that was found is from here on itself.
         return found.unwrap_or_else(|refusal| refuse_call(call.era, Some(call.id()), &refusal));
+    }
+    if call.endpoint.call_many.is_some() && call_many::is_asked(&call) {
+        return Box::pin(call_many::answer(call)).await;
     }
     if call.frame.method_class() == Method::ResourcesRead && results::is_asked_for(&call) {
         return results::read(&call);

@@ -12,6 +12,7 @@
 //!
 //! A call for which nothing is configured passes by two comparisons.
 
+mod batch;
 mod flight;
 mod key;
 mod ledger;
@@ -130,13 +131,33 @@ pub(crate) async fn answer(mut call: Box<Call>, target: Target, plan: Box<Plan>)
                     lead.settle(Shared::answer(&answer, link));
                     return give(call, &target, part, kept);
                 }
-                part.lead(lead);
+                match gather(&store, &call, &target, &part.plan, lead) {
+                    Ok(waiting) => {
+                        call.reuse = Some(part);
+                        return wait(call, target, waiting).await;
+                    }
+                    Err(lead) => part.lead(lead),
+                }
             }
         }
     }
     call.reuse = Some(part);
     count(&target, ReuseOutcome::Miss);
     answer::respond(call, target).await
+}
+
+/// Has a call be one of a batch, where it can be; the call then waits for its part.
+fn gather(store: &Store, call: &Call, target: &Target, plan: &Plan, lead: Lead) -> Result<Waiting, Lead> {
+    let Some(batch) = &plan.batch else { return Err(lead) };
+    let Some(value) = batch::value(call, target, batch) else { return Err(lead) };
+    // As one who waits, before the batch can be over.
+    match store.flights.join(together(call, plan), plan.since, |_| true) {
+        Joined::Waits(waiting) => {
+            batch::join(call, target, plan, batch, value, lead);
+            Ok(waiting)
+        }
+        Joined::Leads(_) => Err(lead),
+    }
 }
 
 /// What is kept for a call and may be given now.
@@ -247,7 +268,8 @@ fn too_late() -> UpstreamError {
 }
 
 fn coalesced(call: &Call, target: &Target) {
-    count(target, ReuseOutcome::Coalesced);
+    let is_batched = call.reuse.as_ref().is_some_and(|part| part.plan.batch.is_some());
+    count(target, if is_batched { ReuseOutcome::Batched } else { ReuseOutcome::Coalesced });
     if let Some(part) = &call.reuse {
         part.became(State::Coalesced);
     }

@@ -127,12 +127,17 @@ impl Session {
     /// Enters a call, so that a cancellation finds it. `None` when the session has too many.
     pub(crate) fn enter(&self, id: Bytes, max: usize) -> Option<Arc<CallControl>> {
         let control = Arc::new(CallControl::default());
+        self.enter_with(&control, id, max).then_some(control)
+    }
+
+    /// The same with a control that is there already.
+    pub(crate) fn enter_with(&self, control: &Arc<CallControl>, id: Bytes, max: usize) -> bool {
         let mut state = self.state();
         if state.calls.len() >= max {
-            return None;
+            return false;
         }
-        state.calls.push((id, Arc::clone(&control)));
-        Some(control)
+        state.calls.push((id, Arc::clone(control)));
+        true
     }
 
     /// Takes a finished call out.

@@ -9,7 +9,7 @@ use crate::{
     shaping::{self, Shaping},
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Config, Toolset};
+use fairlead_config::{CallMany, Config, Toolset};
 use fairlead_core::ServerName;
 use fairlead_observe::ServerMetrics;
 use fairlead_upstream::{ListingKind, ServerHandle};
@@ -74,6 +74,8 @@ pub(crate) struct Endpoint {
     pub(crate) skills: crate::skills::Roots,
     /// Where calls go that do not go where their name says.
     pub(crate) routing: Option<Box<crate::routing::Routing>>,
+    /// The tool that makes several calls at once, where there is one.
+    pub(crate) call_many: Option<CallMany>,
     /// Where tools are searched for instead of listed.
     pub(crate) finder: Option<Box<crate::search::Finder>>,
     merged: ArcSwap<HashMap<(Era, CapabilitySet), Arc<Merged>>>,
@@ -92,6 +94,7 @@ impl Endpoint {
     ) -> Arc<Self> {
         Arc::new(Self {
             path: path.into(),
+            call_many: if let View::Toolset(toolset) = &view { toolset.call_many } else { None },
             finder: crate::search::Finder::new(&view),
             shaping: Shaping::new(&view, &servers),
             routing: if matches!(view, View::Single) { None } else { crate::routing::Routing::new(&config, &servers) },

@@ -171,6 +171,23 @@ impl Lead {
         self.key.listens()
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.flight.state().waiting > 0
+    }
+
+    /// Waits until nobody waits. Somebody may come after that.
+    pub(crate) async fn abandoned(&self) {
+        loop {
+            let mut changed = pin!(self.flight.changed.notified());
+            changed.as_mut().enable();
+            if !self.is_wanted() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     fn end(mut self, step: Step) {
         self.over = true;
         let mut table = self.flights.table(&self.key);
@@ -248,6 +265,12 @@ impl Drop for Waiting {
         if state.waiting == 0 && matches!(state.step, Step::Vacant) {
             Flights::remove(&mut table, &self.key, &self.flight);
         }
+        let is_last = state.waiting == 0;
+        drop(state);
+        drop(table);
+        if is_last {
+            self.flight.changed.notify_waiters();
+        }
     }
 }
 
@@ -323,6 +346,20 @@ mod tests {
         assert_eq!(flights.len(), 1);
         drop(other);
         assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn a_leader_can_tell_that_nobody_waits() {
+        let flights = Arc::new(Flights::default());
+        let lead = leads(flights.join(key("x"), 0, |_| true));
+        let waiting = waits(flights.join(key("x"), 0, |_| true));
+        assert!(lead.is_wanted());
+        let mut gone = Box::pin(lead.abandoned());
+        assert!(gone.as_mut().now_or_never().is_none());
+        drop(waiting);
+        assert!(gone.as_mut().now_or_never().is_some());
+        drop(gone);
+        assert!(!lead.is_wanted());
     }
 
     #[test]

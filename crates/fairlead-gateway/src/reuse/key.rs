@@ -88,6 +88,17 @@ impl Key {
         Self { owner: None, ..self.clone() }
     }
 
+    /// The key by which calls of a tool come together to one of `with`: `together` without the arguments. `None` when that
+    /// cannot be told.
+    pub(super) fn group(call: &Call, target: &Target, together: &Self, with: &str) -> Option<Self> {
+        let mut out = Vec::new();
+        part(&mut out, target.name.as_deref()?, with);
+        if let Some(raw) = call.frame.raw(Field::Meta) {
+            meta(raw, together.era == Some(Era::Modern) && call.era == Era::Modern, &mut out)?;
+        }
+        Some(Self { what: out.into_boxed_slice(), ..together.clone() })
+    }
+
     /// A key for a test, of everybody's answers.
     #[cfg(test)]
     pub(super) fn plain(what: &str) -> Self {
@@ -165,6 +176,13 @@ fn meta(raw: &str, reads_capabilities: bool, out: &mut Vec<u8>) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Whether the gateway says anything else to the server than what the client said.
+pub(super) fn is_changed(call: &Call, target: &Target) -> bool {
+    let mut out = Vec::new();
+    changes(call, target, &mut out);
+    !out.is_empty() || target.arguments.is_some()
 }
 
 /// What the gateway says differently to the server, its own additions to `_meta` and the name aside.

@@ -2,7 +2,7 @@
 
 use super::{key::Key, ledger::Subject, store::Times};
 use crate::{call::Call, park, resolve::Target, tasks};
-use fairlead_config::{CacheRule, CacheScope, ServerCache};
+use fairlead_config::{Batch, CacheRule, CacheScope, ServerCache};
 use fairlead_wire::{Era, Field, Frame, Kind, Method};
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     hints: Option<Duration>,
     /// Identical calls under way are one.
     pub(crate) coalesces: bool,
+    /// How calls are gathered.
+    pub(crate) batch: Option<Arc<Batch>>,
     /// The ledger's number when the call began.
     pub(crate) since: u64,
 }
@@ -33,8 +35,9 @@ pub(crate) struct Keep {
 /// The plan of a call; `None` where nothing is configured for it.
 pub(crate) fn find(call: &Call, target: &Target) -> Option<Box<Plan>> {
     let server = target.upstream.rules.cache();
+    let batch = batch(call, target);
     let (rule, hints, coalesces) = match call.frame.method_class() {
-        Method::ToolsCall => of_tool(call, target, server)?,
+        Method::ToolsCall => of_tool(call, target, server, batch.is_some())?,
         Method::ResourcesRead => {
             let server = server?;
             let hints = server.hints.then_some(server.max_ttl);
@@ -66,19 +69,27 @@ pub(crate) fn find(call: &Call, target: &Target) -> Option<Box<Plan>> {
         rule,
         hints,
         coalesces,
+        batch,
         since: call.gateway.0.reuse.ledger.now(),
     }))
 }
 
+/// How the calls of a tool that may be repeated are gathered.
+fn batch(call: &Call, target: &Target) -> Option<Arc<Batch>> {
+    let batch = target.rule.as_deref()?.batch.as_ref()?;
+    (call.frame.method_class() == Method::ToolsCall && target.is_repeatable(call)).then(|| Arc::clone(batch))
+}
+
 type OfMethod = (Option<Arc<CacheRule>>, Option<Duration>, bool);
 
-fn of_tool(call: &Call, target: &Target, server: Option<&ServerCache>) -> Option<OfMethod> {
+fn of_tool(call: &Call, target: &Target, server: Option<&ServerCache>, batched: bool) -> Option<OfMethod> {
     let said = target.rule.as_deref();
     let rule = said.and_then(|rule| rule.cache.clone()).filter(|rule| !is_off(rule));
-    let coalesces = match said.and_then(|rule| rule.coalesce) {
-        Some(said) => said,
-        None => rule.is_some() || (server.is_some_and(|server| server.coalesce) && target.is_repeatable(call)),
-    };
+    let coalesces = batched
+        || match said.and_then(|rule| rule.coalesce) {
+            Some(said) => said,
+            None => rule.is_some() || (server.is_some_and(|server| server.coalesce) && target.is_repeatable(call)),
+        };
     (rule.is_some() || coalesces).then_some((rule, None, coalesces))
 }
 

@@ -11,6 +11,7 @@ use crate::{
     record,
     resolve::Target,
 };
+use fairlead_core::UpstreamError;
 use fairlead_observe::ReuseOutcome;
 use fairlead_upstream::{Exchange, Final, Item};
 use fairlead_wire::{Era, Frame, Kind};
@@ -37,45 +38,47 @@ pub(super) fn start(call: &Call, target: &Target, plan: &Plan, kept: &Arc<Kept>)
         let _refreshing = refreshing;
         let since = call.gateway.0.reuse.ledger.now();
         target.upstream.metrics.reused(ReuseOutcome::Refresh);
-        if let Some((answer, link)) = fetch(&call, &target).await {
-            record::call(&call, &target, record::status_of(&answer.frame));
-            keep(&call, &plan, &answer, link, since);
+        match fetch(&call, &target).await {
+            Ok((answer, link)) => {
+                record::call(&call, &target, record::status_of(&answer.frame));
+                keep(&call, &plan, &answer, link, since);
+            }
+            Err(Some(error)) => record::failure(&call, &target, &error),
+            Err(None) => {}
         }
     });
 }
 
-async fn fetch(call: &Call, target: &Target) -> Option<(Final, Era)> {
+/// Makes a call that nobody listens to. `Err(None)`: it was not made, or asked its client something.
+pub(super) async fn fetch(call: &Call, target: &Target) -> Result<(Final, Era), Option<UpstreamError>> {
     let deadline = call.started + target.timeouts().1;
     match dispatch::begin(call, target, deadline).await {
-        Begun::Answered { answer, link } => Some((answer, link)),
+        Begun::Answered { answer, link } => Ok((answer, link)),
         Begun::Spoke { exchange, frame } => listen(exchange, Some(frame)).await,
         Begun::Quiet { exchange } => listen(exchange, None).await,
-        Begun::Failed(error) => {
-            record::failure(call, target, &error);
-            None
-        }
+        Begun::Failed(error) => Err(Some(error)),
         // Over a limit: whoever asks next tries again.
-        Begun::Refused(_) | Begun::NeedsRoots | Begun::Waits(_) => None,
+        Begun::Refused(_) | Begun::NeedsRoots | Begun::Waits(_) => Err(None),
     }
 }
 
 /// Listens to the end of an exchange that nobody else listens to.
-async fn listen(mut exchange: Box<Exchange>, first: Option<Frame>) -> Option<(Final, Era)> {
+async fn listen(mut exchange: Box<Exchange>, first: Option<Frame>) -> Result<(Final, Era), Option<UpstreamError>> {
     let mut next = first.map(Item::Message);
     loop {
         let item = match next.take() {
             Some(item) => item,
-            None => exchange.next().await.ok()?,
+            None => exchange.next().await.map_err(Some)?,
         };
         match item {
             Item::Message(frame) if frame.kind() == Kind::Request => {
                 exchange.cancel("nobody is there to be asked");
-                return None;
+                return Err(None);
             }
             Item::Message(_) => {}
             Item::Final(answer) => {
                 let link = exchange.link().peer().revision.era();
-                return Some((answer, link));
+                return Ok((answer, link));
             }
         }
     }

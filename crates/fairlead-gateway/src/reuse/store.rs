@@ -4,6 +4,7 @@
 //! be given is decided here by its own times and by the ledger, never by whether it is still there.
 
 use super::{
+    batch::Batches,
     flight::Flights,
     key::Key,
     ledger::{Ledger, Outdated, Subject},
@@ -97,6 +98,8 @@ impl Times {
 pub(crate) struct Store {
     entries: Cache<Arc<Key>, Arc<Kept>>,
     pub(crate) flights: Arc<Flights>,
+    /// Calls that are being gathered.
+    pub(crate) batches: Batches,
     pub(crate) ledger: Ledger,
     evictions: Arc<AtomicU64>,
 }
@@ -134,7 +137,7 @@ impl Store {
                 }
             })
             .build();
-        Self { entries, flights: Arc::default(), ledger: Ledger::default(), evictions }
+        Self { entries, flights: Arc::default(), batches: Batches::default(), ledger: Ledger::default(), evictions }
     }
 
     /// What is kept under `key` and still counts.

@@ -91,6 +91,7 @@ mod tests {
     fn toolset(include: &[&str]) -> Toolset {
         let include = include.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
         Toolset {
+            call_many: None,
             name: "t".into(),
             include,
             include_tags: Vec::new(),

@@ -76,10 +76,15 @@ pub enum ReuseOutcome {
     Refresh,
     /// Answered from what is kept, because the server failed.
     StaleOnError,
+    /// Answered with its part of what a batch brought.
+    Batched,
+    /// The gateway made one call for several.
+    Batch,
 }
 
 impl ReuseOutcome {
-    pub(super) const LABELS: [&str; 6] = ["hit", "stale", "miss", "coalesced", "refresh", "stale_on_error"];
+    pub(super) const LABELS: [&str; 8] =
+        ["hit", "stale", "miss", "coalesced", "refresh", "stale_on_error", "batched", "batch"];
 }
 
 /// The handles of one server. Recording costs two atomic additions, and as many again for a tool.

@@ -5,6 +5,7 @@
 
 mod at_capacity;
 mod bad_input;
+mod batching;
 mod bounds;
 mod bridge_legacy;
 mod bridge_modern;
