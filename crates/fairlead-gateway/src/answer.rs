@@ -166,7 +166,8 @@ async fn listed(notices: &mut Option<Box<ListNotices>>) -> Frame {
 }
 
 fn streamed(call: Box<Call>, target: Target, begun: Begun, said: Vec<Bytes>) -> Response<Body> {
-    let first = First { begun: Some(begun), era: call.era, control: call.control.clone() };
+    let replays = Arc::clone(&call.gateway.0.replays);
+    let first = First { begun: Some(begun), era: call.era, control: call.control.clone(), replays };
     if let Some(opened) = replay::open_call(&call) {
         let voice = Voice::kept(opened.place());
         let mut telling = Telling { call, target, voice, asked: Vec::new(), bridge: None, has_told: false };
@@ -228,15 +229,18 @@ struct Held {
     exchange: Option<Box<Exchange>>,
     era: Era,
     control: Option<Arc<CallControl>>,
+    replays: Arc<replay::Shared>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(exchange) = &mut self.exchange else { return };
+        let Some(mut exchange) = self.exchange.take() else { return };
         if self.control.as_ref().is_some_and(|control| control.is_cancelled()) {
             exchange.cancel("the client cancelled the request");
         } else if self.era == Era::Modern {
             exchange.cancel("the client closed the stream");
+        } else {
+            self.replays.run_on(exchange);
         }
     }
 }
@@ -253,6 +257,7 @@ struct First {
     begun: Option<Begun>,
     era: Era,
     control: Option<Arc<CallControl>>,
+    replays: Arc<replay::Shared>,
 }
 
 impl First {
@@ -264,7 +269,8 @@ impl First {
 impl Drop for First {
     fn drop(&mut self) {
         if let Some(Begun::Spoke { exchange, .. } | Begun::Quiet { exchange }) = self.begun.take() {
-            drop(Held { exchange: Some(exchange), era: self.era, control: self.control.take() });
+            let replays = Arc::clone(&self.replays);
+            drop(Held { exchange: Some(exchange), era: self.era, control: self.control.take(), replays });
         }
     }
 }
@@ -333,7 +339,7 @@ impl Telling {
                     may_need_roots = false;
                     roots::ask(&self.call, &self.voice).await;
                     let quiet = Instant::now() + self.call.endpoint.config.listen.keep_alive;
-                    dispatch::begin(&self.call, &self.target, quiet).await
+                    dispatch::begin_entered(&self.call, &self.target, quiet).await
                 }
                 Begun::NeedsRoots => {
                     let error = UpstreamError::new(
@@ -349,7 +355,8 @@ impl Telling {
 
     /// Passes on what one exchange brings, until its answer. `None` when nobody is to hear that any more.
     async fn hear(&mut self, exchange: Box<Exchange>, first: Option<Frame>) -> Option<Begun> {
-        let mut held = Held { exchange: Some(exchange), era: self.call.era, control: self.call.control.clone() };
+        let (control, replays) = (self.call.control.clone(), Arc::clone(&self.call.gateway.0.replays));
+        let mut held = Held { exchange: Some(exchange), era: self.call.era, control, replays };
         if let Some(frame) = first {
             self.tell(held.exchange(), frame).await;
         }

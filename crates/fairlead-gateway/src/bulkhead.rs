@@ -53,6 +53,8 @@ pub(crate) enum Full {
     Memory,
     /// It waited as long as it may.
     Late,
+    /// There is no time left for it.
+    NoTime,
     /// Something more important took its place in the queue.
     Displaced,
 }
@@ -64,6 +66,7 @@ impl Full {
             Full::Queue => "as many calls wait for a place as may",
             Full::Memory => "the requests under way hold as many bytes as they may",
             Full::Late => "no place became free in time",
+            Full::NoTime => "the time for the call was over before a place became free",
             Full::Displaced => "more important calls took the places in its queue",
         }
     }
@@ -122,8 +125,13 @@ impl Bulkhead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place, or waits for one.
-    pub(crate) async fn enter(self: &Arc<Self>, priority: Priority, bytes: usize) -> Result<Place, Full> {
+    /// Takes a place, or waits for one, at most until there is no time left for the call.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        priority: Priority,
+        bytes: usize,
+        until: Instant,
+    ) -> Result<Place, Full> {
         let (mut queued, wait) = match self.try_enter(priority, bytes) {
             Ok(Ok(place)) => return Ok(place),
             Ok(Err(queued)) => queued,
@@ -132,9 +140,11 @@ impl Bulkhead {
                 return Err(full);
             }
         };
-        let outcome = match tokio::time::timeout(wait, &mut queued.come).await {
+        let late = Instant::now() + wait;
+        let outcome = match tokio::time::timeout_at(late.min(until), &mut queued.come).await {
             Ok(Ok(())) => Ok(queued.taken()),
             Ok(Err(_)) => Err(Full::Displaced),
+            Err(_) if until < late => Err(Full::NoTime),
             Err(_) => Err(Full::Late),
         };
         if outcome.is_err() {
@@ -267,6 +277,29 @@ impl Drop for Queued {
     }
 }
 
+/// The places of one call, one in each pool of the servers it is made to.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<Vec<Place>>);
+
+impl Places {
+    fn all(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn has(&self, bulkhead: &Arc<Bulkhead>) -> bool {
+        self.all().iter().any(|place| place.is_in(bulkhead))
+    }
+
+    pub(crate) fn add(&self, place: Place) {
+        self.all().push(place);
+    }
+
+    /// Notes how the call ended at the server whose pool that is.
+    pub(crate) fn note(&self, bulkhead: &Arc<Bulkhead>, signal: Signal) {
+        self.all().iter().filter(|place| place.is_in(bulkhead)).for_each(|place| place.note(signal));
+    }
+}
+
 const NOTHING: u8 = 0;
 const ANSWERED: u8 = 1;
 const OVERLOADED: u8 = 2;
@@ -282,11 +315,6 @@ impl Place {
     /// Whether it is one of `bulkhead`.
     pub(crate) fn is_in(&self, bulkhead: &Arc<Bulkhead>) -> bool {
         Arc::ptr_eq(&self.bulkhead, bulkhead)
-    }
-
-    /// Whether it is known how the call ended there.
-    pub(crate) fn is_noted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != NOTHING
     }
 
     /// Notes how the call ended.

@@ -1,7 +1,7 @@
 //! One request on its way through.
 
 use crate::{
-    bulkhead::Place,
+    bulkhead::Places,
     correlate::{Along, Info},
     gateway::Gateway,
     overload::Entered,
@@ -66,10 +66,10 @@ pub(crate) struct Call {
     pub(crate) asked: Option<Priority>,
     /// What it holds while it is under way, where calls are counted.
     pub(crate) entered: Option<Box<Entered>>,
-    /// Its place in the pool of its server.
-    pub(crate) place: OnceLock<Place>,
-    /// The one in that of the server that answers instead.
-    pub(crate) second_place: OnceLock<Place>,
+    /// Its places in the pools of servers.
+    pub(crate) places: Places,
+    /// What it makes outdated, from when a server was asked: nobody knows then whether it was done.
+    pub(crate) outdates: OnceLock<reuse::Outdates>,
     /// Until when the client itself waits, where it says so.
     pub(crate) until: Option<Instant>,
     /// How often it was made again, and whether another answer stands in for its server's.
@@ -101,8 +101,8 @@ impl Call {
             started: Instant::now(),
             asked: self.asked,
             entered: None,
-            place: OnceLock::new(),
-            second_place: OnceLock::new(),
+            places: Places::default(),
+            outdates: OnceLock::new(),
             until: None,
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),
@@ -136,6 +136,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        if let Some(outdates) = self.outdates.take() {
+            outdates.apply(&self.gateway);
+        }
         if let (Some(session), Some(control)) = (&self.session, &self.control) {
             session.leave(control);
         }

@@ -120,6 +120,12 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
     {
         return Begun::Refused(Box::new(refusal));
     }
+    reuse::sent(call, target);
+    begin_entered(call, target, quiet_until).await
+}
+
+/// The same for a call that was let in already.
+pub(crate) async fn begin_entered(call: &Call, target: &Target, quiet_until: Instant) -> Begun {
     if let Some(tasks::Asked::Polled(_)) = call.task.as_deref() {
         return Box::pin(tasks::begin_polled(call, target, quiet_until)).await;
     }
@@ -204,6 +210,10 @@ fn say_again(call: &Call, target: &Target, tried: &Begun, wait: Duration) {
 
 /// A call that was under way and failed before anything of it was passed on, made again where that is configured.
 pub(crate) async fn again(call: &Call, target: &Target, error: &UpstreamError) -> Option<Begun> {
+    if reuse::is_given(call) {
+        // Whoever made it for all tried as often as may be.
+        return None;
+    }
     let wait = next_try(call, target, &mut Tries::late(), Failure::of(error), || false)?;
     tracing::debug!(server = %target.upstream.handle.name(), method = call.frame.method(), %error, "sending the call again");
     tokio::time::sleep(wait).await;
@@ -249,7 +259,9 @@ async fn once(
     quiet_until: Instant,
     at: &mut At<'_>,
 ) -> Begun {
-    if call.until.is_some() && want.deadline <= Instant::now() {
+    // Only where something was waited for.
+    let may_be_late = call.until.is_some() || target.upstream.bulkhead.is_some();
+    if may_be_late && want.deadline <= Instant::now() {
         return Begun::Failed(no_time());
     }
     let mut admission = match admit(call, target) {
@@ -358,6 +370,8 @@ impl Drop for Unheard<'_> {
                 exchange.cancel("another try was faster");
             } else if self.call.era == Era::Modern || is_cancelled() {
                 exchange.cancel("the client cancelled the request");
+            } else {
+                self.call.gateway.0.replays.run_on(exchange);
             }
         }
     }

@@ -11,8 +11,9 @@
 use crate::{call::Call, gateway::Gateway, resolve::Target, session::Session, snapshot::Endpoint};
 use fairlead_config::{Quota, Rate, ServerRules};
 use fairlead_core::{Caller, Code, Outcome, Refusal, ServerName, UpstreamError, UpstreamErrorKind};
-use fairlead_observe::CallStatus;
-use fairlead_policy::{Ask, Denied, Ledger, Level, Limit, Limiter, Measure, Moment, Repeats, Tightening, Verdict};
+use fairlead_policy::{
+    Ask, Denied, Ledger, Level, Limit, Limiter, Measure, Moment, Repeats, Signal, Tightening, Verdict,
+};
 use fairlead_wire::{Field, Frame, Method, list, message};
 use http::{HeaderMap, header::USER_AGENT};
 use std::{
@@ -205,11 +206,11 @@ impl ServerLimits {
     }
 
     /// Notes how a call ended.
-    pub(crate) fn note(&self, status: CallStatus) {
-        match status {
-            CallStatus::UpstreamFailed(_) => self.tightening.note(true),
-            CallStatus::Ok | CallStatus::ToolError | CallStatus::RpcError => self.tightening.note(false),
-            CallStatus::Refused(_) | CallStatus::Cancelled => {}
+    pub(crate) fn note(&self, signal: Signal) {
+        match signal {
+            Signal::Overloaded => self.tightening.note(true),
+            Signal::Answered => self.tightening.note(false),
+            Signal::Nothing => {}
         }
     }
 

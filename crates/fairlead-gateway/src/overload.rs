@@ -14,7 +14,6 @@ use crate::{
 };
 use fairlead_config::{Bulkhead as Bounds, Priority};
 use fairlead_core::{Code, Refusal};
-use fairlead_observe::CallStatus;
 use fairlead_policy::{Shares, Signal};
 use fairlead_wire::{Field, Frame, Method, list, message};
 use http::HeaderMap;
@@ -176,6 +175,12 @@ pub(crate) struct Entered {
     priority: Priority,
 }
 
+impl Entered {
+    fn has(&self, pool: &Arc<Bulkhead>) -> bool {
+        self.places.iter().flatten().any(|place| place.is_in(pool))
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         self.gateway.0.overload.running.fetch_sub(1, Ordering::Relaxed);
@@ -213,12 +218,15 @@ pub(crate) async fn enter(call: &mut Call, target: &Target) -> Result<(), Refusa
     // From here on this counts it out again.
     let mut entered = Box::new(Entered { gateway: call.gateway.clone(), places: [None, None], priority });
     overload.shed(state, priority, running)?;
-    if call.frame.method_class() != Method::Listen {
-        let pools = [overload.tenant.as_ref(), overload.priorities[priority as usize].as_ref()];
-        for (place, pool) in entered.places.iter_mut().zip(pools) {
-            if let Some(pool) = pool {
-                *place = Some(take(pool, priority, call).await?);
-            }
+    if call.frame.method_class() == Method::Listen {
+        // It goes on for hours and does nothing: it is not counted as a call under way.
+        return Ok(());
+    }
+    let pools = [overload.tenant.as_ref(), overload.priorities[priority as usize].as_ref()];
+    for (at, pool) in pools.into_iter().enumerate() {
+        // Whoever has a place in a pool does not wait for another in the same.
+        if let Some(pool) = pool.filter(|pool| !entered.has(pool)) {
+            entered.places[at] = Some(take(pool, priority, call, target).await?);
         }
     }
     call.entered = Some(entered);
@@ -228,28 +236,28 @@ pub(crate) async fn enter(call: &mut Call, target: &Target) -> Result<(), Refusa
 /// A place in the server's pool, for as long as the call lasts.
 pub(crate) async fn enter_server(call: &Call, target: &Target) -> Result<(), Refusal> {
     let Some(pool) = &target.upstream.bulkhead else { return Ok(()) };
-    // A call that another server answers instead has a place at each.
-    let places = call.place.get().into_iter().chain(call.second_place.get());
-    if call.frame.method_class() == Method::Listen || places.into_iter().any(|place| place.is_in(pool)) {
+    let has_one = || call.places.has(pool) || call.entered.as_ref().is_some_and(|entered| entered.has(pool));
+    if call.frame.method_class() == Method::Listen || has_one() {
         return Ok(());
     }
     let priority = match &call.entered {
         Some(entered) => entered.priority,
         None => priority(call, target, None),
     };
-    let place = take(pool, priority, call).await?;
-    // Nobody else sets them: a call goes one way at a time, and to one other server at most.
-    if let Err(place) = call.place.set(place) {
-        let _ = call.second_place.set(place);
-    }
+    call.places.add(take(pool, priority, call, target).await?);
     Ok(())
 }
 
-async fn take(pool: &Arc<Bulkhead>, priority: Priority, call: &Call) -> Result<Place, Refusal> {
-    pool.enter(priority, call.frame.bytes().len()).await.map_err(|full| refusal(pool, full, priority, call))
+async fn take(pool: &Arc<Bulkhead>, priority: Priority, call: &Call, target: &Target) -> Result<Place, Refusal> {
+    let until = call.deadline(target.timeouts().1);
+    let entered = pool.enter(priority, call.frame.bytes().len(), until).await;
+    entered.map_err(|full| refusal(pool, full, priority, call))
 }
 
 fn refusal(pool: &Bulkhead, full: Full, priority: Priority, call: &Call) -> Refusal {
+    if full == Full::NoTime {
+        return Refusal::new(Code::NoTimeLeft, format!("{}; the call was not made", full.text()));
+    }
     let after = call.endpoint.config.overload.retry_after;
     Refusal::new(
         Code::BulkheadFull,
@@ -275,21 +283,13 @@ pub(crate) fn connection(gateway: &Gateway) -> Result<(), Refusal> {
     overload.shed(&gateway.0.overload, Priority::Critical, 0)
 }
 
-/// Notes how a call ended.
-pub(crate) fn note(call: &Call, status: CallStatus) {
-    let signal = match status {
-        CallStatus::Ok | CallStatus::ToolError | CallStatus::RpcError => Signal::Answered,
-        CallStatus::UpstreamFailed(_) => Signal::Overloaded,
-        CallStatus::Refused(_) | CallStatus::Cancelled => Signal::Nothing,
-    };
+/// Notes how a call ended at a server.
+pub(crate) fn note(call: &Call, target: &Target, signal: Signal) {
     let places = call.entered.iter().flat_map(|entered| entered.places.iter().flatten());
-    let own = match (call.place.get(), call.second_place.get()) {
-        // A call that went on elsewhere fails here first.
-        (Some(first), Some(second)) if first.is_noted() || signal != Signal::Overloaded => Some(second),
-        (Some(_), None) if call.fell_back.load(Ordering::Relaxed) && signal != Signal::Overloaded => None,
-        (first, _) => first,
-    };
-    places.chain(own).for_each(|place| place.note(signal));
+    places.for_each(|place| place.note(signal));
+    if let Some(pool) = &target.upstream.bulkhead {
+        call.places.note(pool, signal);
+    }
 }
 
 /// A pool, for people.

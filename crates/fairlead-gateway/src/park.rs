@@ -21,7 +21,7 @@ use crate::{
     call::Call,
     capabilities,
     dispatch::Begun,
-    record,
+    overload, record,
     resolve::Target,
     response::{call_refusal_bytes, json, modern_status, stream},
     roots, shape, tasks,
@@ -344,6 +344,9 @@ pub(crate) async fn retry(mut call: Box<Call>, target: Target) -> Response<Body>
             answer::respond(call, target).await
         }
         What::Parked { instance, .. } if instance != call.gateway.0.parking.instance => refuse(&call, &target, &lost()),
+        What::Parked { .. } if let Err(refusal) = overload::enter_server(&call, &target).await => {
+            refuse(&call, &target, &refusal)
+        }
         What::Parked { call: id, round, .. } => match call.gateway.0.parking.claim(id, round).await {
             Some(parked) => resume(call, target, parked, &answers).await,
             None => refuse(&call, &target, &bad("what `requestState` stands for was answered already, or given up")),

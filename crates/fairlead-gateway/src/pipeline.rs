@@ -5,6 +5,7 @@
 use crate::{
     admit, answer,
     body::Body,
+    bulkhead::Places,
     call::Call,
     call_many, capabilities,
     correlate::Info,
@@ -345,8 +346,8 @@ impl Entry<'_> {
             param_headers,
             asked: overload::asked(self.endpoint, &frame, self.headers),
             entered: None,
-            place: OnceLock::new(),
-            second_place: OnceLock::new(),
+            places: Places::default(),
+            outdates: OnceLock::new(),
             started,
             until: deadline::of(self.seen, &frame, started),
             retries: AtomicU32::new(0),

@@ -29,6 +29,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use event_id::EventId;
 use fairlead_core::{Code, Refusal};
+use fairlead_upstream::{Exchange, Item};
 use fairlead_wire::{Era, Revision, sse};
 use futures_util::StreamExt;
 use http::{HeaderMap, Response, header::HeaderName};
@@ -102,6 +103,19 @@ impl Shared {
     pub(crate) async fn stop(&self) {
         let mut drivers = std::mem::take(&mut *self.drivers.lock().expect("invariant: no panic under this lock"));
         drivers.shutdown().await;
+    }
+
+    /// Lets the call of a legacy client that went away end for nobody: that is no cancellation, and at a modern server
+    /// closing it would be one. Up to a bound; what is beyond is given up.
+    pub(crate) fn run_on(self: &Arc<Self>, mut exchange: Box<Exchange>) {
+        if exchange.link().peer().revision.era() == Era::Legacy || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let Some(detached) = self.detach() else { return };
+        self.drive(async move {
+            let _detached = detached;
+            while let Ok(Item::Message(_)) = exchange.next().await {}
+        });
     }
 
     /// Counts a call that runs on without a client; `None` when there are too many.

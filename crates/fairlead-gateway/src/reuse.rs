@@ -31,6 +31,7 @@ use crate::{
     body::Body,
     call::Call,
     dispatch::{self, Begun},
+    gateway::Gateway,
     park, record,
     resolve::Target,
     response::stream,
@@ -390,6 +391,27 @@ pub(crate) fn asked(call: &Call) {
 pub(crate) fn ended(call: &Call, target: &Target) {
     if let Some(writes) = target.rule.as_ref().and_then(|rule| rule.invalidates.as_ref()) {
         outdate(&call.gateway.0.reuse, target.upstream.handle.name().as_str(), writes);
+    }
+}
+
+/// What a call that was sent makes outdated, should nobody hear how it ended.
+pub(crate) struct Outdates {
+    server: Arc<str>,
+    writes: Arc<Invalidates>,
+}
+
+impl Outdates {
+    /// Nobody hears any more how the call ends.
+    pub(crate) fn apply(&self, gateway: &Gateway) {
+        outdate(&gateway.0.reuse, &self.server, &self.writes);
+    }
+}
+
+/// The call is sent to a server.
+pub(crate) fn sent(call: &Call, target: &Target) {
+    if let Some(writes) = target.rule.as_ref().and_then(|rule| rule.invalidates.as_ref()) {
+        let server = target.upstream.handle.name().as_str().into();
+        let _ = call.outdates.set(Outdates { server, writes: Arc::clone(writes) });
     }
 }
 

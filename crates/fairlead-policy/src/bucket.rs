@@ -15,13 +15,21 @@ fn interval(rate: &Rate, permille: u32) -> u64 {
     u64::try_from(whole.div_ceil(parts)).unwrap_or(u64::MAX)
 }
 
+/// The time a full bucket stands for.
+fn room(rate: &Rate) -> u64 {
+    interval(rate, 1000).saturating_mul(u64::from(rate.burst.max(1)))
+}
+
+/// The time that a cost takes out of it: of a tightened rate each call takes more, out of the same bucket.
+fn taken(rate: &Rate, cost: u32, permille: u32) -> u64 {
+    interval(rate, permille).saturating_mul(u64::from(cost.min(rate.burst.max(1)))).min(room(rate))
+}
+
 /// Takes `cost` out of the bucket that is full at `full_at`, or says how long it takes until it is there. A cost that
 /// is larger than the bucket takes all of it.
 pub(crate) fn take(full_at: &mut u64, rate: &Rate, cost: u32, permille: u32, now: u64) -> Result<(), Duration> {
-    let interval = interval(rate, permille);
-    let burst = rate.burst.max(1);
-    let room = interval.saturating_mul(u64::from(burst));
-    let after = (*full_at).max(now).saturating_add(interval.saturating_mul(u64::from(cost.min(burst))));
+    let room = room(rate);
+    let after = (*full_at).max(now).saturating_add(taken(rate, cost, permille));
     if after - now > room {
         return Err(Duration::from_nanos(after - now - room));
     }
@@ -31,8 +39,7 @@ pub(crate) fn take(full_at: &mut u64, rate: &Rate, cost: u32, permille: u32, now
 
 /// Puts back what was taken a moment ago.
 pub(crate) fn give_back(full_at: &mut u64, rate: &Rate, cost: u32, permille: u32) {
-    let taken = interval(rate, permille).saturating_mul(u64::from(cost.min(rate.burst.max(1))));
-    *full_at = full_at.saturating_sub(taken);
+    *full_at = full_at.saturating_sub(taken(rate, cost, permille));
 }
 
 #[cfg(test)]
@@ -73,9 +80,18 @@ mod tests {
         take(&mut state, &rate, 99, 1000, 0).unwrap();
         assert!(take(&mut state, &rate, 1, 1000, 0).is_err(), "a cost over the burst takes all");
         let mut state = 0;
-        for _ in 0..10 {
+        for _ in 0..5 {
             take(&mut state, &rate, 1, 500, 0).unwrap();
         }
         assert_eq!(take(&mut state, &rate, 1, 500, 0), Err(Duration::from_secs(2)), "half the rate");
+        // One that was emptied at the whole rate is not filled by tightening it, and what was taken then is no more
+        // when it is loosened.
+        let mut state = 0;
+        take(&mut state, &rate, 10, 1000, 0).unwrap();
+        assert!(take(&mut state, &rate, 1, 500, 0).is_err());
+        assert_eq!(take(&mut state, &rate, 1, 500, 2_000_000_000), Ok(()));
+        assert_eq!(take(&mut state, &rate, 1, 1000, 2_000_000_000), Err(Duration::from_secs(1)));
+        // Whatever the rate is tightened to, a full bucket lets one call through.
+        assert_eq!(take(&mut 0, &rate, 10, 100, 0), Ok(()));
     }
 }

@@ -14,10 +14,15 @@ fn pool(concurrency: usize, queue: usize, memory: usize) -> Arc<Bulkhead> {
     })
 }
 
+/// Later than any wait in a queue.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
 /// A call that has begun to wait.
 fn waiting(pool: &Arc<Bulkhead>, priority: Priority, bytes: usize) -> BoxFuture<'static, Result<Place, Full>> {
     let pool = Arc::clone(pool);
-    let mut entering = async move { pool.enter(priority, bytes).await }.boxed();
+    let mut entering = async move { pool.enter(priority, bytes, far()).await }.boxed();
     assert!((&mut entering).now_or_never().is_none(), "it does not wait");
     entering
 }
@@ -30,7 +35,7 @@ fn counts(pool: &Arc<Bulkhead>) -> (usize, usize, usize) {
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_let_in_by_priority_and_then_in_order() {
     let pool = pool(1, 8, 1000);
-    let mut place = Some(pool.enter(Priority::Low, 1).await.unwrap());
+    let mut place = Some(pool.enter(Priority::Low, 1, far()).await.unwrap());
     let order = [Priority::Low, Priority::Normal, Priority::Critical, Priority::Normal, Priority::High];
     let mut all: Vec<_> = order.iter().map(|priority| Some(waiting(&pool, *priority, 1))).collect();
     let mut seen = Vec::new();
@@ -53,14 +58,18 @@ async fn who_waits_is_let_in_by_priority_and_then_in_order() {
 #[tokio::test(start_paused = true)]
 async fn queue_time_queue_and_memory_are_bounded() {
     let pool = pool(1, 2, 100);
-    let place = pool.enter(Priority::Normal, 50).await.unwrap();
+    let place = pool.enter(Priority::Normal, 50, far()).await.unwrap();
     let began = Instant::now();
-    assert_eq!(pool.enter(Priority::Normal, 10).await.err(), Some(Full::Late));
+    assert_eq!(pool.enter(Priority::Normal, 10, far()).await.err(), Some(Full::Late));
     assert_eq!(began.elapsed(), Duration::from_secs(5));
+    // One that has less time does not wait longer than it has.
+    let (began, soon) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+    assert_eq!(pool.enter(Priority::Normal, 10, soon).await.err(), Some(Full::NoTime));
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
     assert_eq!(counts(&pool), (1, 0, 50));
-    assert_eq!(pool.enter(Priority::Critical, 51).await.err(), Some(Full::Memory));
+    assert_eq!(pool.enter(Priority::Critical, 51, far()).await.err(), Some(Full::Memory));
     let (low, normal) = (waiting(&pool, Priority::Low, 10), waiting(&pool, Priority::Normal, 10));
-    assert_eq!(pool.enter(Priority::Low, 10).await.err(), Some(Full::Queue));
+    assert_eq!(pool.enter(Priority::Low, 10, far()).await.err(), Some(Full::Queue));
     let high = waiting(&pool, Priority::High, 10);
     assert_eq!(low.await.err(), Some(Full::Displaced));
     drop(normal);
@@ -70,14 +79,14 @@ async fn queue_time_queue_and_memory_are_bounded() {
     assert_eq!(counts(&pool), (1, 0, 10));
     drop(high);
     assert_eq!(counts(&pool), (0, 0, 0));
-    pool.enter(Priority::Low, 5000).await.expect("an empty pool takes one of any size");
-    assert_eq!(pool.counts().refused, 4);
+    pool.enter(Priority::Low, 5000, far()).await.expect("an empty pool takes one of any size");
+    assert_eq!(pool.counts().refused, 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_goes_away_while_it_is_let_in_leaves_the_place() {
     let pool = pool(1, 8, 100);
-    let place = pool.enter(Priority::Normal, 1).await.unwrap();
+    let place = pool.enter(Priority::Normal, 1, far()).await.unwrap();
     let (first, second) = (waiting(&pool, Priority::Normal, 1), waiting(&pool, Priority::Normal, 1));
     drop(place);
     // Counted in, and never heard of it.
@@ -113,7 +122,7 @@ async fn never_more_than_the_bound_under_a_storm() {
             let (pool, running) = (Arc::clone(&pool), Arc::clone(&running));
             tokio::spawn(async move {
                 let priority = Priority::ALL[number % 4];
-                let _place = pool.enter(priority, 3).await.unwrap();
+                let _place = pool.enter(priority, 3, far()).await.unwrap();
                 // Dropped before the place, also where the call is aborted.
                 let _running = Running::new(running);
                 tokio::task::yield_now().await;
@@ -147,7 +156,7 @@ async fn an_adaptive_pool_lets_fewer_through_while_calls_fail_and_a_reload_resiz
     };
     let pool = Bulkhead::new(bounds.clone());
     for _ in 0..50 {
-        pool.enter(Priority::Normal, 1).await.unwrap().note(Signal::Overloaded);
+        pool.enter(Priority::Normal, 1, far()).await.unwrap().note(Signal::Overloaded);
         tokio::time::advance(Duration::from_secs(1)).await;
     }
     assert_eq!(pool.counts().limit, 1);

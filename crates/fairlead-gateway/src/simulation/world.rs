@@ -386,7 +386,7 @@ impl World {
     pub(super) async fn call(&self, key: Option<u64>) -> Result<usize, UpstreamError> {
         self.count(|counts| counts.offered += 1);
         let place = match &self.pool {
-            Some(pool) => match pool.enter(Priority::Normal, 100).await {
+            Some(pool) => match pool.enter(Priority::Normal, 100, Instant::now() + WHOLE).await {
                 Ok(place) => Some(place),
                 Err(full) => {
                     self.count(|counts| (counts.failed, counts.no_place) = (counts.failed + 1, counts.no_place + 1));

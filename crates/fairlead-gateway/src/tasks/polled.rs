@@ -135,10 +135,15 @@ pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) ->
         return Begun::Failed(UpstreamError::new(UpstreamErrorKind::Garbage, Outcome::Unknown, text));
     };
     let begun = dispatch::begin_with(call, &Target::plain(&target.upstream), frame, quiet_until).await;
-    if let Begun::Answered { .. } = &begun {
-        polled.done();
+    match begun {
+        Begun::Answered { .. } => {
+            polled.done();
+            begun
+        }
+        // The task was made, whatever became of asking for what came of it.
+        Begun::Failed(error) => Begun::Failed(UpstreamError { outcome: Outcome::Unknown, ..error }),
+        begun => begun,
     }
-    begun
 }
 
 /// The exchange that makes the task. Given up, its server is told.
