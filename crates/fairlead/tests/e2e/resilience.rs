@@ -63,6 +63,43 @@ async fn a_breaker_opens_fails_fast_and_closes() {
     }
 }
 
+/// One that fails is left alone, and what it does says nothing of its sibling: neither of the server nor of its tool.
+#[tokio::test]
+async fn each_instance_has_breakers_of_its_own() {
+    let broken = Finish::Garbage(Garbage::Html500);
+    let bad = ScriptedServer::start(Script::modern().tool(read("act").finish(broken))).await;
+    let good = ScriptedServer::start(Script::modern().tool(read("act"))).await;
+    let places = format!("[{{ name: bad, url: \"{}\" }}, {{ name: good, url: \"{}\" }}]", bad.url(), good.url());
+    let gateway = Gateway::start(&format!(
+        "servers:\n  crm:\n    instances: {places}\n    balance: round_robin\n    ejection: {{ enabled: false }}\n    \
+         breaker: {{ open: 1h }}\n    retry: {{ base: 1ms }}\n"
+    ))
+    .await;
+    let client = gateway.modern("/servers/crm/mcp");
+    eventually(PATIENCE, "the breaker of the bad one opens", async || {
+        call(&client, "act").await;
+        guard(&gateway).await["instances"]["bad"]["breaker"]["state"] == "open"
+    })
+    .await;
+    let before = bad.received_method("tools/call").len();
+    for _ in 0..10 {
+        call(&client, "act").await.result().unwrap();
+    }
+    assert_eq!(bad.received_method("tools/call").len(), before, "the bad one is left alone");
+    let state = guard(&gateway).await;
+    assert_eq!((&state["breaker"]["state"], &state["tools"]), (&json!("closed"), &json!({})), "{state}");
+    let (_, metrics) = get(&gateway.admin_url("/metrics")).await;
+    let shown = "fairlead_breaker_state{mcp_server=\"crm\",instance=\"bad\",tool_name=\"\",state=\"open\"} 1";
+    assert!(metrics.contains(shown), "{metrics}");
+
+    // Nobody is left when an operator takes the other away.
+    assert!(gateway.cli(&["servers", "breaker", "crm/good", "open"]).await.status.success());
+    assert_eq!(code(&call(&client, "act").await), "1312");
+    assert!(!gateway.cli(&["servers", "breaker", "crm/none", "open"]).await.status.success());
+    assert!(gateway.cli(&["servers", "breaker", "crm/good", "auto"]).await.status.success());
+    call(&client, "act").await.result().unwrap();
+}
+
 #[tokio::test]
 async fn a_failed_trial_opens_it_again_and_operators_decide() {
     let broken = Finish::Garbage(Garbage::Html500);
