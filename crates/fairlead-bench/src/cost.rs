@@ -101,13 +101,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let bench = Bench::new(args)?;
     let mut rows = Vec::new();
     let plain = [Feature::plain(Door::Server), Feature::plain(Door::All)];
-    let counted = [bench.counted(&plain[0]), bench.counted(&plain[1])];
+    let counted = [bench.counted(&plain[0])?, bench.counted(&plain[1])?];
     let is_wanted = |feature: &Feature| args.only.as_ref().is_none_or(|only| feature.name.contains(only.as_str()));
     for feature in features::features().into_iter().chain([HIT]).filter(is_wanted) {
         let at = usize::from(feature.door == Door::All);
         let mut cost = bench.timed(&feature, &plain[at]).unwrap_or_else(|error| failed(&error));
-        match (bench.counted(&feature), &counted[at]) {
-            (Ok(Some(with)), Ok(Some(without))) => {
+        match (bench.counted(&feature), counted[at]) {
+            (Ok(Some(with)), Some(without)) => {
                 cost.instructions = Some((with, with.cast_signed() - without.cast_signed()));
             }
             (Err(error), _) => cost.problem = Some(format!("{error:#}")),

@@ -16,7 +16,7 @@ pub(crate) use nix::unistd::Pid;
 /// How long a child may take to say where it listens.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a child may take to stop after SIGTERM before it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// What a child prints before its address.
 const ANNOUNCEMENT: &str = "listening on ";
 

@@ -15,6 +15,8 @@ use crate::proxy::Model;
 
 /// How long a target may take until it answers completely.
 const READY_LIMIT: Duration = Duration::from_secs(15);
+/// The same under callgrind, where everything takes fifty times as long.
+const COUNTED_READY_LIMIT: Duration = Duration::from_secs(180);
 /// Last bytes of a log that are shown when a target fails.
 const LOG_TAIL: usize = 2000;
 
@@ -157,19 +159,25 @@ pub(crate) fn start_configured(
     }
     let log = dir.join("output.log");
     let child = Child::start("fairlead", valgrind.unwrap_or(binary), &args, &log)?;
-    let mut running = ready(child, Target::new(addr, path), era, tools, Some(&log))?;
+    let limit = if valgrind.is_some() { COUNTED_READY_LIMIT } else { READY_LIMIT };
+    let mut running = ready_within(limit, child, Target::new(addr, path), era, tools, Some(&log))?;
     running.log = Some(log);
     Ok(running)
 }
 
-fn ready(
+fn ready(child: Child, target: Target, era: Era, tools: Option<usize>, log: Option<&Path>) -> anyhow::Result<Running> {
+    ready_within(READY_LIMIT, child, target, era, tools, log)
+}
+
+fn ready_within(
+    limit: Duration,
     mut child: Child,
     target: Target,
     era: Era,
     tools: Option<usize>,
     log: Option<&Path>,
 ) -> anyhow::Result<Running> {
-    let deadline = Instant::now() + READY_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         let probed = child.ensure_running().and_then(|()| probe(&target, era, tools));
         let Err(error) = probed else {

@@ -139,6 +139,7 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
     let mut tries = Tries::new();
     let mut relisted: Option<Box<Target>> = None;
     let mut at = At::default();
+    let mut earlier: Option<Box<Begun>> = None;
     if let Some(guard) = &target.upstream.rules.guard
         && call.retries.load(Ordering::Relaxed) == 0
     {
@@ -173,12 +174,22 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
         };
         let is_new = at.instance.take().is_some_and(|instance| want.avoid.add(&instance));
         let has_more = || is_new && target.upstream.handle.has_more(&want);
-        let Some(wait) = next_try(call, target, &mut tries, failure, has_more) else { return tried };
+        let Some(wait) = next_try(call, target, &mut tries, failure, has_more) else {
+            // Of a call that may have been made nobody is told that it was not, because a further try could not be.
+            return earlier.filter(|_| is_unmade(&tried)).map_or(tried, |made| *made);
+        };
         say_again(call, target, &tried, wait);
+        if !is_unmade(&tried) {
+            earlier = Some(Box::new(tried));
+        }
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+fn is_unmade(tried: &Begun) -> bool {
+    matches!(tried, Begun::Failed(error) if error.outcome == Outcome::NotMade)
 }
 
 fn next_try(

@@ -76,9 +76,10 @@ async fn each_instance_has_breakers_of_its_own() {
     ))
     .await;
     let client = gateway.modern("/servers/crm/mcp");
-    eventually(PATIENCE, "the breaker of the bad one opens", async || {
+    eventually_some(PATIENCE, "the breaker of the bad one opens", async || {
         call(&client, "act").await;
-        guard(&gateway).await["instances"]["bad"]["breaker"]["state"] == "open"
+        let is_open = guard(&gateway).await["instances"]["bad"]["breaker"]["state"] == "open";
+        is_open.then_some(())
     })
     .await;
     let before = bad.received_method("tools/call").len();
@@ -98,6 +99,20 @@ async fn each_instance_has_breakers_of_its_own() {
     assert!(!gateway.cli(&["servers", "breaker", "crm/none", "open"]).await.status.success());
     assert!(gateway.cli(&["servers", "breaker", "crm/good", "auto"]).await.status.success());
     call(&client, "act").await.result().unwrap();
+}
+
+/// A further try that is held back takes nothing back of the first.
+#[tokio::test]
+async fn a_call_that_may_have_been_made_is_not_called_unmade() {
+    let server = ScriptedServer::start(Script::modern().tool(read("act").finish(Finish::Die))).await;
+    let gateway = gateway(&server, "breaker: { consecutive: 1, open: 1h }, retry: { base: 1ms }").await;
+    let client = gateway.modern("/servers/crm/mcp");
+    let answer = call(&client, "act").await;
+    assert_eq!(server.received_method("tools/call").len(), 1);
+    assert_ne!(code(&answer), "1312");
+    let message = answer.error()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("whether the call took effect is unknown"), "{message}");
+    assert_eq!(code(&call(&client, "act").await), "1312", "this one was not");
 }
 
 #[tokio::test]
