@@ -89,7 +89,7 @@ fn progress(notification: &Frame) {
 }
 
 /// The arguments as a JSON object, wherever they stand.
-fn object(written: Option<&str>) -> Result<String, Failure> {
+pub(crate) fn object(written: Option<&str>) -> Result<String, Failure> {
     let text = match written {
         None => return Ok("{}".to_owned()),
         Some("-") => read("stdin", std::io::stdin().lock())?,

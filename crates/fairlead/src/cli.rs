@@ -3,8 +3,10 @@
 //! stdout carries data, stderr everything else. The one environment variable that is read here is
 //! `FAIRLEAD_URL`.
 
+mod bench;
 mod faults;
 
+pub(crate) use bench::{Bench, Era};
 pub(crate) use faults::{ClearFaults, Faults, FaultsAction, SetFault};
 
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show what is kept of answers, or drop it
     Cache(Cache),
+    /// Load an MCP endpoint in phases and report latencies and errors
+    Bench(Box<Bench>),
     /// List the faults that are injected on purpose, set one, or clear them
     Faults(Faults),
     /// Read the servers of a client's configuration and print them as a configuration of the gateway

@@ -5,6 +5,7 @@
 //! here: what a call may do is decided below, in the crates this one puts together.
 
 mod admin;
+mod bench;
 mod breaker;
 mod cache;
 mod call;
@@ -82,6 +83,7 @@ fn run(command: cli::Command) -> Result<Exit, Failure> {
         cli::Command::Call(arguments) => call::run(&arguments),
         cli::Command::Explain(arguments) => explain::run(&arguments),
         cli::Command::Cache(arguments) => cache::run(&arguments),
+        cli::Command::Bench(arguments) => bench::run(&arguments),
         cli::Command::Faults(arguments) => faults::run(&arguments),
         cli::Command::Import(arguments) => import::run(&arguments),
         cli::Command::Install(arguments) => install::run(&arguments),

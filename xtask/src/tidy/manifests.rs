@@ -38,6 +38,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
         ],
     ),
     ("fairlead-demo", &[]),
+    ("fairlead-load", &[]),
     (
         "fairlead",
         &[
@@ -45,6 +46,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
             "fairlead-core",
             "fairlead-demo",
             "fairlead-gateway",
+            "fairlead-load",
             "fairlead-observe",
             "fairlead-process",
             "fairlead-store",

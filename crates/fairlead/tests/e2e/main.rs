@@ -6,6 +6,7 @@
 mod at_capacity;
 mod bad_input;
 mod batching;
+mod bench;
 mod bounds;
 mod bridge_legacy;
 mod bridge_modern;
