@@ -14,7 +14,7 @@ use crate::{
     deadline,
     guard::{self, Admission},
     overload, replay,
-    resolve::Target,
+    resolve::{self, Target},
     reuse, tasks,
 };
 use fairlead_config::Share;
@@ -153,14 +153,17 @@ pub(crate) async fn begin_with(call: &Call, target: &Target, frame: Frame, quiet
         };
         if let Begun::Answered { answer, link: Era::Modern } = &tried
             && answer.frame.error_code() == Some(header::HEADER_MISMATCH)
+            && call.frame.method_class() == Method::ToolsCall
         {
-            // The tool wants other headers than when it was listed. Those of a legacy client are the gateway's
-            // own to get right.
-            if call.era == Era::Legacy && tries.take_at_once() && Box::pin(bridge::list_anew(call, target)).await {
-                relisted = Some(Box::new(target.anew()));
+            // The tool wants other headers than when it was listed, and was not run.
+            if tries.take_at_once()
+                && Box::pin(bridge::list_anew(call, target)).await
+                && let again = target.anew()
+                && resolve::agrees_still(call, &again)
+            {
+                relisted = Some(Box::new(again));
                 continue;
             }
-            target.upstream.handle.refresh(call.era, call.capabilities);
         }
         let failure = match &tried {
             Begun::Failed(error) => Failure::of(error),
@@ -408,8 +411,8 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
     match (call.era, link) {
         (Era::Legacy, Era::Legacy) => {}
         (Era::Modern, Era::Modern) => match &call.param_headers {
-            Some(sent) if target.arguments.is_none() => headers.clone_from(sent),
-            _ => headers = mirrored(call, target),
+            Some(sent) if target.arguments.is_none() && !target.is_relisted => headers.clone_from(sent),
+            sent => headers = made(mirrored(call, target), sent.as_deref().filter(|_| target.arguments.is_none())),
         },
         (Era::Modern, Era::Legacy) => {
             // A dual-era server would take a request with these members for a modern one.
@@ -458,6 +461,20 @@ fn may_say_task(call: &Call, frame: &Frame, link: Era) -> bool {
             frame.method_class() == Method::Other || call.task.as_ref().is_some_and(|task| task.makes())
         }
     }
+}
+
+/// The headers of a call that the gateway makes, with those of its client's that are nothing of the tool's.
+fn made(
+    mut made: Vec<(HeaderName, HeaderValue)>,
+    sent: Option<&[(HeaderName, HeaderValue)]>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let of_tool = made.len();
+    for (name, value) in sent.unwrap_or_default() {
+        if !made[..of_tool].iter().any(|(known, _)| known == name) {
+            made.push((name.clone(), value.clone()));
+        }
+    }
+    made
 }
 
 /// The headers that a tool wants some of its arguments in, for a client that does not send them.

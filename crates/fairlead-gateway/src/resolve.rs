@@ -12,6 +12,7 @@ use fairlead_config::{ResourceUris, ToolRule};
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Catalog, Entry, ListingKind};
 use fairlead_wire::{Era, Field, Method, edit::Edits, message, name};
+use http::HeaderMap;
 use std::{sync::Arc, time::Duration};
 
 /// Where a call goes.
@@ -34,6 +35,8 @@ pub(crate) struct Target {
     pub(crate) treatment: Option<Arc<Treatment>>,
     /// The arguments that are sent, where they are not the client's.
     pub(crate) arguments: Option<Box<str>>,
+    /// The tool was listed anew for this call, so the headers of its arguments are the gateway's to make.
+    pub(crate) is_relisted: bool,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
@@ -49,6 +52,7 @@ impl Target {
             rule: None,
             treatment: None,
             arguments: None,
+            is_relisted: false,
             item: None,
         }
     }
@@ -95,9 +99,9 @@ impl Target {
         Self::new(upstream, None)
     }
 
-    /// The same, with what is listed of it to be looked up anew.
+    /// The same, with what is listed of it looked up anew.
     pub(crate) fn anew(&self) -> Self {
-        Self { item: None, ..self.clone() }
+        Self { item: None, is_relisted: true, ..self.clone() }
     }
 
     /// The listed item, for facts about it.
@@ -200,6 +204,20 @@ pub(crate) fn check_param_headers(call: &Call, target: &mut Target) -> Result<()
     };
     target.needs_task = needs_task;
     checked
+}
+
+/// Whether the headers of a modern client agree with its arguments as its tool is listed now. A header that it could
+/// not know of does not count as missing: what it was shown came from here.
+pub(crate) fn agrees_still(call: &Call, target: &Target) -> bool {
+    let mut catalog = None;
+    let Some(tool) = target.item(&mut catalog, call) else { return false };
+    let (Some(params), Some(sent)) = (&tool.param_headers, &call.param_headers) else { return true };
+    let arguments = call.frame.raw(Field::Arguments);
+    let mut headers: HeaderMap = sent.iter().cloned().collect();
+    for (name, value) in params.encode(arguments) {
+        headers.entry(name).or_insert(value);
+    }
+    params.check(&headers, arguments).is_ok()
 }
 
 /// Finds the server of a resource.

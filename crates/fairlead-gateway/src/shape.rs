@@ -180,6 +180,11 @@ pub(crate) fn notification(call: &Call, server: &fairlead_config::Server, frame:
     let mut edits = Edits::new();
     match frame.method_class() {
         Method::Progress => {
+            if call.task.is_some()
+                && let Some(told) = tasks::progress_within(call, frame)
+            {
+                return Some(told);
+            }
             let token = call.progress_token()?;
             edits.replace(frame.span(Field::ParamProgressToken)?, Bytes::copy_from_slice(token.as_bytes()));
         }

@@ -30,7 +30,9 @@ pub(crate) use follow::{follow, followed, listens, needs_extension};
 pub(crate) use forgo::{forgo, undeclare};
 pub(crate) use listing::list;
 pub(crate) use polled::{Behind, begin as begin_polled};
-pub(crate) use shape::{answer as shape_answer, client_answer, notification, question, status, unmarked};
+pub(crate) use shape::{
+    answer as shape_answer, client_answer, notification, progress_within, question, status, unmarked,
+};
 pub(crate) use table::Table;
 pub(crate) use to_legacy::Watches;
 

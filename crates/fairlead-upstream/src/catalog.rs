@@ -388,6 +388,9 @@ pub(crate) async fn ask(
 pub(crate) struct StoredBody {
     pub(crate) peer: Peer,
     pub(crate) asks: Asks,
+    /// It was learned over HTTP+SSE, which had to be found out.
+    #[serde(default)]
+    pub(crate) over_sse: bool,
     lists: Vec<StoredList>,
 }
 
@@ -399,7 +402,7 @@ struct StoredList {
 }
 
 impl StoredBody {
-    pub(crate) fn new(peer: &Peer, asks: Asks, catalog: &Catalog) -> Self {
+    pub(crate) fn new(peer: &Peer, asks: Asks, over_sse: bool, catalog: &Catalog) -> Self {
         let lists = ListingKind::ALL
             .iter()
             .filter_map(|&kind| {
@@ -416,7 +419,7 @@ impl StoredBody {
                 Some(StoredList { list: kind.member().to_owned(), whole: listing.whole.is_some(), result })
             })
             .collect();
-        Self { peer: peer.clone(), asks, lists }
+        Self { peer: peer.clone(), asks, over_sse, lists }
     }
 
     pub(crate) fn catalog(&self, learned_ms: u64) -> Catalog {

@@ -42,7 +42,8 @@ pub enum ServerEvent {
         /// The key of the link.
         key: LinkKey,
     },
-    /// A server said how a task of 2025-11-25 is.
+    /// A server said how a task of 2025-11-25 is, or how far: its progress goes on under the token of the call that
+    /// made it.
     TaskStatus {
         /// The link it came over: what a server calls a task is its own only there.
         link: u64,
@@ -96,7 +97,7 @@ pub(crate) enum LinkEvent {
     Untied { user: u64, frame: Frame },
     /// An elicitation is over, said outside any call.
     ElicitationComplete { user: Option<u64>, frame: Frame },
-    /// A server said how a task is.
+    /// A server said how a task is, or how far.
     TaskStatus { link: u64, frame: Frame },
     /// A question of the server was declined.
     Declined,

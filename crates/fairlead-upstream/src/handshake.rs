@@ -46,14 +46,20 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    pub(crate) fn new(server: Arc<Server>, clients: Option<HttpClients>, environment: &Environment) -> Self {
+    /// `over_sse`: an earlier run found out that the server speaks HTTP+SSE.
+    pub(crate) fn new(
+        server: Arc<Server>,
+        clients: Option<HttpClients>,
+        over_sse: bool,
+        environment: &Environment,
+    ) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(server.max_sessions)),
             server,
             guard: environment.guard.clone(),
             clients,
             tls: Arc::clone(&environment.tls),
-            spoken: Spoken::default(),
+            spoken: Spoken::from_before(over_sse),
         }
     }
 

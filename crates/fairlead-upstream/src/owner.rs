@@ -160,7 +160,7 @@ pub(crate) fn start(
     let identity = server.identity();
     let first_link = first_link(&identity);
     let tried = stored.iter().any(|record| record.identity == identity && record.capabilities == TRIED);
-    let primary = lists::restore(&server, stored, &mut view);
+    let (primary, over_sse) = lists::restore(&server, stored, &mut view);
     let shared = Arc::new(Shared {
         server: Arc::clone(&server),
         view: ArcSwap::from_pointee(view),
@@ -176,7 +176,7 @@ pub(crate) fn start(
         first_asked: std::sync::Mutex::default(),
     });
     let owner = Owner {
-        opener: Arc::new(Opener::new(server, clients, environment)),
+        opener: Arc::new(Opener::new(server, clients, over_sse, environment)),
         environment: environment.clone(),
         shared: Arc::clone(&shared),
         command_queue,

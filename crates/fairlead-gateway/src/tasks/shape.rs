@@ -103,6 +103,7 @@ fn made(
                 outcome,
                 cancelled: false,
                 link: over.map(|link| link.id()),
+                progress: progress_of(call, frame, link),
             };
             call.gateway.0.task_state.table.note(id, &owner, entry, ttl_ms, bounds);
         }
@@ -153,6 +154,12 @@ fn made(
             Some((StatusCode::OK, message::result(call.id(), &result)))
         }
     }
+}
+
+/// By which tokens a task will say how far it is: in 2025-11-25 those of the call that made it stay good.
+fn progress_of(call: &Call, answer: &Frame, link: Era) -> Option<(u64, Box<str>)> {
+    let token = call.progress_token().filter(|_| link == Era::Legacy)?;
+    Some((answer.id()?.parse().ok()?, token.into()))
 }
 
 /// `_meta` of a modern answer: the server's, else the gateway's own. With its comma.
@@ -308,8 +315,47 @@ pub(crate) fn client_answer(gateway: &Gateway, session: &Session, message: Bytes
     edits.apply(&message)
 }
 
-/// A server says outside any call how a task is. Told to the sessions whose task it is.
+/// How far a task is, said while its result is waited for; `None` when it is of the call itself.
+pub(crate) fn progress_within(call: &Call, frame: &Frame) -> Option<Bytes> {
+    let Asked::About { id, .. } = call.task.as_deref()? else { return None };
+    let (token, wanted) = call.gateway.0.task_state.table.get(id)?.progress?;
+    (frame.raw(Field::ParamProgressToken)?.parse() == Ok(token)).then(|| reported(frame, id, &wanted))
+}
+
+/// A report of progress with the token and the id that the client has.
+fn reported(frame: &Frame, id: &str, token: &str) -> Bytes {
+    let mut edits = Edits::new();
+    if let Some(span) = frame.span(Field::ParamProgressToken) {
+        edits.replace(span, Bytes::copy_from_slice(token.as_bytes()));
+    }
+    name_related(frame, Field::Meta, id, &mut edits);
+    edits.apply(frame.bytes())
+}
+
+/// A server says outside any call how far a task is. Told to the sessions whose task it is.
+fn progress(gateway: &Gateway, link: u64, frame: &Frame) {
+    let token = frame.raw(Field::ParamProgressToken).and_then(|token| token.parse().ok());
+    let found = token.and_then(|token| gateway.0.task_state.table.of_token(link, token));
+    let Some((id, owned_by, entry)) = found else { return };
+    if let Some((_, wanted)) = entry.progress.as_ref().filter(|_| !entry.cancelled) {
+        tell(gateway, &owned_by, &reported(frame, &id, wanted));
+    }
+}
+
+/// Tells something to the sessions of an owner.
+fn tell(gateway: &Gateway, owned_by: &str, told: &Bytes) {
+    for session in gateway.sessions().listeners() {
+        if super::owner_of(&session.caller, &session.path, Some(&session)).as_deref() == Some(owned_by) {
+            session.say(told);
+        }
+    }
+}
+
+/// A server says outside any call how a task is, or how far. Told to the sessions whose task it is.
 pub(crate) fn status(gateway: &Gateway, handle: &ServerHandle, link: u64, frame: &Frame) {
+    if frame.method_class() == Method::Progress {
+        return progress(gateway, link, frame);
+    }
     let table = &gateway.0.task_state.table;
     let Some(own) = frame.str(Field::TaskId) else { return };
     let Some((id, owned_by)) = table.of_link(handle.name().as_str(), &own, link) else { return };
@@ -319,9 +365,5 @@ pub(crate) fn status(gateway: &Gateway, handle: &ServerHandle, link: u64, frame:
     if let Some(params) = frame.raw(Field::Params) {
         table.saw(&id, &with_id(params, &id));
     }
-    for session in gateway.sessions().listeners() {
-        if super::owner_of(&session.caller, &session.path, Some(&session)).as_deref() == Some(&*owned_by) {
-            session.say(&told);
-        }
-    }
+    tell(gateway, &owned_by, &told);
 }

@@ -69,6 +69,8 @@ pub(crate) struct Entry {
     /// The link it was made on. What is read back from the store has none: that link is gone, and what a server says
     /// over another one is of another task.
     pub(crate) link: Option<u64>,
+    /// By which token the server says how far it is, and by which its client wants to hear that.
+    pub(crate) progress: Option<(u64, Box<str>)>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,8 @@ struct State {
     by_owner: HashMap<Arc<str>, BTreeSet<(u64, Arc<str>)>>,
     /// Ids by server and the server's id, which is the same for several tasks where it has several links.
     by_own: HashMap<Own, Vec<Arc<str>>>,
+    /// Ids by link and the token of progress there.
+    by_token: HashMap<(u64, u64), Arc<str>>,
     /// Owners whose stored tasks were read.
     recalled: HashSet<Arc<str>>,
     kept_bytes: usize,
@@ -119,6 +123,11 @@ impl Entry {
     fn named_by_server(&self) -> Option<Own> {
         let is_named = self.link.is_some() && !self.own.is_empty();
         is_named.then(|| (self.server.clone(), self.own.clone()))
+    }
+
+    /// By what the server's reports of its progress are found.
+    fn token(&self) -> Option<(u64, u64)> {
+        Some((self.link?, self.progress.as_ref()?.0))
     }
 
     fn kept_bytes(&self) -> usize {
@@ -162,6 +171,7 @@ impl Entry {
             outcome,
             cancelled: body.cancelled,
             link: None,
+            progress: None,
         })
     }
 }
@@ -174,6 +184,9 @@ impl State {
         self.by_owner.entry(Arc::clone(&kept.owner)).or_default().insert(age);
         if let Some(own) = kept.entry.named_by_server() {
             self.by_own.entry(own).or_default().push(Arc::clone(&id));
+        }
+        if let Some(token) = kept.entry.token() {
+            self.by_token.insert(token, Arc::clone(&id));
         }
         self.kept_bytes += kept.entry.kept_bytes();
         self.tasks.insert(id, kept);
@@ -196,6 +209,9 @@ impl State {
             if ids.is_empty() {
                 self.by_own.remove(&own);
             }
+        }
+        if let Some(token) = kept.entry.token() {
+            self.by_token.remove(&token);
         }
         self.kept_bytes -= kept.entry.kept_bytes();
         Some(kept)
@@ -266,6 +282,14 @@ impl Table {
     /// The client's id of a task that was made on a link, with its owner.
     pub(crate) fn of_link(&self, server: &str, own: &str, link: u64) -> Option<(Arc<str>, Arc<str>)> {
         self.sole(server, own, |kept| kept.entry.link == Some(link))
+    }
+
+    /// The task that reports its progress by a token on a link: its client's id, its owner, what is known of it.
+    pub(crate) fn of_token(&self, link: u64, token: u64) -> Option<(Arc<str>, Arc<str>, Entry)> {
+        let state = self.state();
+        let id = state.by_token.get(&(link, token))?;
+        let kept = state.tasks.get(id)?;
+        Some((Arc::clone(id), Arc::clone(&kept.owner), kept.entry.clone()))
     }
 
     /// The client's id of an owner's task. `None` also where it has two of that name.
@@ -439,7 +463,15 @@ mod tests {
 
     fn entry(own: &str) -> Entry {
         let view = format!("{{\"taskId\":\"w\",\"status\":\"working\",\"own\":\"{own}\"}}").into();
-        Entry { server: "s".into(), own: own.into(), view, outcome: None, cancelled: false, link: Some(1) }
+        Entry {
+            server: "s".into(),
+            own: own.into(),
+            view,
+            outcome: None,
+            cancelled: false,
+            link: Some(1),
+            progress: None,
+        }
     }
 
     fn ids(table: &Table, owner: &str) -> Vec<String> {

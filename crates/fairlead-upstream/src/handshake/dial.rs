@@ -26,13 +26,18 @@ use tokio::time::{Instant, timeout_at};
 
 /// What is known of the HTTP transport of a server whose configuration does not say it. Found out by
 /// the first link, forgotten when the server no longer speaks it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spoken(AtomicU8);
 
 impl Spoken {
     const UNKNOWN: u8 = 0;
     const STREAMABLE: u8 = 1;
     const SSE: u8 = 2;
+
+    /// What an earlier run left.
+    pub(super) fn from_before(over_sse: bool) -> Self {
+        Self(AtomicU8::new(if over_sse { Self::SSE } else { Self::UNKNOWN }))
+    }
 
     fn is(&self, what: u8) -> bool {
         self.0.load(Ordering::Relaxed) == what
@@ -101,6 +106,12 @@ impl Opener {
     /// Whether the server is spoken to over HTTP+SSE, as far as is known.
     fn is_sse(&self, http: &Http) -> bool {
         http.kind == HttpKind::Sse || (http.kind == HttpKind::Detect && self.spoken.is(Spoken::SSE))
+    }
+
+    /// Whether it was found out that the server speaks HTTP+SSE.
+    pub(crate) fn found_sse(&self) -> bool {
+        matches!(&self.server.transport, Transport::Http(http) if http.kind == HttpKind::Detect)
+            && self.spoken.is(Spoken::SSE)
     }
 
     /// The era that the transport leaves no choice of.

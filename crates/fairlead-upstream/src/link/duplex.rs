@@ -363,10 +363,7 @@ impl Sorter {
             Method::Progress => {
                 let token = frame.raw(Field::ParamProgressToken).and_then(|token| token.parse::<u64>().ok());
                 let pending = self.pending.lock().expect("invariant: no panic under this lock");
-                match token.and_then(|token| pending.calls.get(&token)) {
-                    Some(call) => Some(call.items.clone()),
-                    None => return,
-                }
+                token.and_then(|token| pending.calls.get(&token)).map(|call| call.items.clone())
             }
             Method::LogMessage => self.sole().map(|(_, call)| call),
             Method::Cancelled => match self.cancelled(&frame) {

@@ -135,6 +135,15 @@ impl Inbound {
         self.has_tasks.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a report of progress that came with `call` is of a task that another call made.
+    pub(crate) fn is_of_a_task(&self, report: &Frame, call: u64) -> bool {
+        self.has_tasks.load(Ordering::Relaxed)
+            && report
+                .raw(Field::ParamProgressToken)
+                .and_then(|token| token.parse::<u64>().ok())
+                .is_some_and(|token| token != call)
+    }
+
     /// Whether what names no call may be taken for the one call in flight: with tasks of several clients on the
     /// link, which run without any, it could be one of theirs.
     pub(crate) fn may_guess(&self) -> bool {
@@ -270,6 +279,10 @@ impl Inbound {
                 }
             }
             Method::TaskStatus => self.tell(LinkEvent::TaskStatus { link: self.link, frame }),
+            // Of a call that was answered: with a task, if there is any, which goes on.
+            Method::Progress if self.has_tasks.load(Ordering::Relaxed) => {
+                self.tell(LinkEvent::TaskStatus { link: self.link, frame });
+            }
             Method::ElicitationComplete => {
                 let user = match self.sole_user.load(Ordering::Relaxed) {
                     0 | u64::MAX => None,

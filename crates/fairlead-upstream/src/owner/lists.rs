@@ -13,12 +13,13 @@ use fairlead_wire::{CapabilitySet, Era};
 use std::{collections::HashMap, future::Future, sync::Arc};
 use tokio::time::Instant;
 
-/// Puts the stored catalogs into the first view; returns the key to open first.
-pub(super) fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut ServerView) -> LinkKey {
+/// Puts the stored catalogs into the first view; returns the key to open first, and whether the server spoke HTTP+SSE.
+pub(super) fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut ServerView) -> (LinkKey, bool) {
     let identity = server.identity();
     let mut catalogs = HashMap::new();
     let (mut latest, mut latest_legacy) = (0, 0);
     let mut legacy = CapabilitySet::BARE;
+    let mut over_sse = false;
     for record in stored.into_iter().filter(|record| record.identity == identity) {
         let Some(key) = CatalogKey::from_text(&record.capabilities) else { continue };
         match serde_json::from_str::<StoredBody>(&record.body) {
@@ -27,6 +28,7 @@ pub(super) fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut Se
                 if record.learned_ms >= latest {
                     latest = record.learned_ms;
                     view.asks = body.asks;
+                    over_sse = body.over_sse;
                 }
                 match key.era {
                     Era::Modern => view.modern = Some(Arc::new(body.peer)),
@@ -42,7 +44,8 @@ pub(super) fn restore(server: &Server, stored: Vec<StoredCatalog>, view: &mut Se
         }
     }
     view.catalogs = Arc::new(catalogs);
-    if view.modern.is_some() { LinkKey::modern() } else { LinkKey::legacy(legacy) }
+    let first = if view.modern.is_some() { LinkKey::modern() } else { LinkKey::legacy(legacy) };
+    (first, over_sse)
 }
 
 impl Owner {
@@ -230,7 +233,8 @@ impl Owner {
             Era::Legacy => &view.legacy,
         };
         let Some(peer) = peer else { return };
-        let Ok(body) = serde_json::to_string(&StoredBody::new(peer, view.asks, catalog)) else { return };
+        let body = StoredBody::new(peer, view.asks, self.opener.found_sse(), catalog);
+        let Ok(body) = serde_json::to_string(&body) else { return };
         let record = StoredCatalog {
             server: self.name().to_string(),
             identity: self.shared.server.identity(),

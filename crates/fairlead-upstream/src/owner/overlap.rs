@@ -3,11 +3,12 @@
 //! The streams have no common order, and the new one begins somewhere in the middle of what the one before brings. So an
 //! update is known by what it says (all of it but the name of its stream), not by its place. Where updates say the same it
 //! can be unclear whether one that only the new stream brought was heard before: then the client is told once more when the
-//! stream before is closed, as a change that nobody hears of is worse than one that is heard of twice.
+//! stream before is closed, as a change that nobody hears of is worse than one that is heard of twice. That is only so of a
+//! server whose updates of a resource all say the same: where they are seen to differ ([`Told`]) it is clear.
 
 use fairlead_wire::{Field, Frame};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -94,13 +95,39 @@ impl Overlap {
     }
 
     /// What is to be said once more, now that the stream before is closed.
-    pub(super) fn doubtful(self) -> impl Iterator<Item = Frame> {
-        self.resources.into_values().filter_map(|heard| heard.doubtful).map(|(_, frame)| frame)
+    pub(super) fn doubtful(self, told: &Told) -> Vec<Frame> {
+        let in_doubt = self.resources.into_iter().filter(|(uri, _)| !told.differs(uri));
+        in_doubt.filter_map(|(_, heard)| heard.doubtful).map(|(_, frame)| frame).collect()
     }
 
     fn has_room(&mut self) -> bool {
         self.noted += 1;
         self.noted <= MAX_NOTED
+    }
+}
+
+/// Whether a server's updates of a resource differ from each other, by those that were passed on: each with what it said
+/// last, and whether that was something else than before.
+#[derive(Default)]
+pub(super) struct Told(HashMap<Arc<str>, (u64, bool)>);
+
+impl Told {
+    /// An update is passed on.
+    pub(super) fn note(&mut self, uri: &Arc<str>, frame: &Frame) {
+        let content = content(frame);
+        match self.0.get_mut(uri) {
+            Some((last, differs)) => *differs = std::mem::replace(last, content) != content,
+            None => _ = self.0.insert(Arc::clone(uri), (content, false)),
+        }
+    }
+
+    /// Forgets what is not watched any more.
+    pub(super) fn keep(&mut self, watched: &BTreeSet<Arc<str>>) {
+        self.0.retain(|uri, _| watched.contains(uri));
+    }
+
+    fn differs(&self, uri: &str) -> bool {
+        self.0.get(uri).is_some_and(|(_, differs)| *differs)
     }
 }
 
@@ -126,6 +153,8 @@ mod tests {
     fn play(script: &str) -> (String, usize) {
         let mut overlap = Overlap::default();
         let mut told = String::new();
+        let mut known = Told::default();
+        let uri: Arc<str> = "x:1".into();
         for step in script.split(' ') {
             let (stream, number) = step.split_at(1);
             let id = if stream == "b" { 1 } else { 2 };
@@ -143,9 +172,10 @@ mod tests {
             };
             if said == Said::New {
                 told.push_str(number);
+                known.note(&uri, &frame);
             }
         }
-        (told, overlap.doubtful().count())
+        (told, overlap.doubtful(&known).len())
     }
 
     #[test]
@@ -156,6 +186,10 @@ mod tests {
             ("b1 a b2 f2 f3", "123", 0),
             ("b1 a f2 f3", "123", 0),
             ("b1 a f2 b2 f3 b3", "123", 0),
+            // One that is known by what it says is not doubtful, when another was seen to say something else.
+            ("b1 b2 a f2", "12", 0),
+            ("b1 a f1 f2 b2", "12", 0),
+            ("b1 a f1", "1", 1),
             // All say the same. Nobody can know whether the last was the first.
             ("bx a fx", "x", 1),
             ("bx a fx bx", "xx", 0),
@@ -165,6 +199,16 @@ mod tests {
             let (heard, doubtful) = play(script);
             assert_eq!((&*heard, doubtful), (told, once_more), "{script}");
         }
+    }
+
+    #[test]
+    fn what_is_not_watched_any_more_is_forgotten() {
+        let mut told = Told::default();
+        let frame = Frame::parse(r#"{"jsonrpc":"2.0","method":"x"}"#.into(), &Limits::default()).unwrap();
+        told.note(&"x:1".into(), &frame);
+        told.note(&"x:2".into(), &frame);
+        told.keep(&BTreeSet::from(["x:2".into()]));
+        assert_eq!(told.0.keys().collect::<Vec<_>>(), [&"x:2".into()]);
     }
 
     #[test]

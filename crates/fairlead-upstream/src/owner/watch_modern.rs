@@ -5,7 +5,7 @@
 //! be changed, so another set means another stream: it is opened first, the one before is read on until
 //! the new one is acknowledged and for a moment longer, and what both bring is passed on once.
 
-use super::overlap::{Overlap, Said};
+use super::overlap::{Overlap, Said, Told};
 use crate::{
     catalog::own_meta,
     event::{End, LinkEvent},
@@ -41,7 +41,8 @@ pub(super) fn worth_it(link: &Link) -> bool {
 pub(super) async fn keep(link: Arc<Link>, carriage: Carriage, lists: bool) {
     let again = carriage.is_again();
     let inbound = Arc::clone(&link.inbound);
-    let mut listening = Listening { inbound, link, carriage, lists, current: None, was_accepted: false, again };
+    let told = Told::default();
+    let mut listening = Listening { inbound, link, carriage, lists, current: None, was_accepted: false, again, told };
     listening.run().await;
 }
 
@@ -55,6 +56,7 @@ struct Listening {
     was_accepted: bool,
     /// What changed while nobody listened is not known.
     again: bool,
+    told: Told,
 }
 
 struct Stream {
@@ -135,6 +137,9 @@ impl Listening {
         let mut until = Instant::now() + ACKNOWLEDGE.max(wait);
         while accepted.is_none() || self.current.is_some() {
             tokio::select! {
+                biased;
+                () = sleep_until(until) => break,
+                // Before the other, so that an acknowledgement is not read after what the stream before brought since.
                 item = fresh.next() => match item {
                     Ok(Item::Message(frame)) if frame.method_class() == Method::SubscriptionAcknowledged => {
                         if accepted.is_none() {
@@ -165,7 +170,6 @@ impl Listening {
                         self.again = true;
                     }
                 },
-                () = sleep_until(until) => break,
             }
         }
         let accepted = match accepted {
@@ -179,8 +183,11 @@ impl Listening {
         };
         if let Some(mut before) = self.current.take() {
             before.exchange.cancel("another stream took its place");
-            overlap.doubtful().for_each(|frame| self.hear(frame));
+            for frame in overlap.doubtful(&self.told) {
+                self.hear(frame);
+            }
         }
+        self.told.keep(&accepted);
         self.current = Some(Stream { exchange: fresh, accepted, opened: Instant::now() });
         self.carriage.all_left();
         if std::mem::take(&mut self.again) {
@@ -280,9 +287,10 @@ impl Listening {
         self.inbound.tell(LinkEvent::Rewatched { link: self.link.id, key });
     }
 
-    fn hear(&self, frame: Frame) {
+    fn hear(&mut self, frame: Frame) {
         match updated(&frame) {
             Some(uri) => {
+                self.told.note(&uri, &frame);
                 let key = Some(self.carriage.key().clone());
                 self.inbound.updated(LinkEvent::ResourceUpdated { link: self.link.id, key, uri, frame });
             }

@@ -242,6 +242,28 @@ async fn a_server_hears_of_a_resource_once_however_many_watch_it() {
 }
 
 #[tokio::test]
+async fn nobody_ends_the_subscription_of_somebody_else() {
+    for server in ERAS {
+        let house = House::new(server).await;
+        let mut watchers = [house.watcher(Era::Legacy, "/mcp", 1).await, house.watcher(Era::Modern, "/mcp", 1).await];
+        house.watches(&[1]).await;
+        house.is_heard().await;
+        let stream = watchers[1].stream.id().unwrap().clone();
+        let eve = house.gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        // Never subscribed: whatever it is told, it has nothing to unsubscribe.
+        eve.request("resources/unsubscribe", json!({"uri": uri(1)})).await.unwrap();
+        eve.cancel(&stream).await.unwrap();
+        house.gateway.modern("/mcp").cancel(&stream).await.unwrap();
+        eve.delete().await.unwrap();
+        house.watches(&[1]).await;
+        house.update(1, 1).await;
+        for watcher in &mut watchers {
+            watcher.hears(1, &format!("{server:?} server")).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_update_that_comes_with_the_acceptance_is_heard() {
     for server in ERAS {
         for era in ERAS {

@@ -19,6 +19,7 @@ fn script(base: Script) -> Script {
         .tools(1)
         .tool(tool("slow").sleep(300))
         .tool(tool("long").sleep(60_000))
+        .tool(tool("tells").progress(20, 100))
         .tool(tool("asks").ask(Question::Elicitation, Via::Call).ask(Question::Sampling, Via::Call))
         .tool(
             tool("breaks")
@@ -467,6 +468,26 @@ async fn an_id_is_of_no_use_to_anybody_else() {
 }
 
 #[tokio::test]
+async fn a_cursor_of_somebody_else_shows_nothing_of_theirs() {
+    /// One more than a page has.
+    const TASKS: usize = 51;
+    let world = world(Script::legacy(), "").await;
+    let [ann, eve] = [legacy(&world.gateway, "/mcp").await, legacy(&world.gateway, "/mcp").await];
+    let mut hers = Vec::new();
+    for _ in 0..TASKS {
+        hers.push(begin(&ann, "a__fails").await["taskId"].clone());
+    }
+    let own = begin(&eve, "a__fails").await["taskId"].clone();
+    let first = ann.result("tasks/list", json!({})).await.unwrap();
+    assert!(first["nextCursor"].is_string(), "{first}");
+    let answer = eve.request("tasks/list", json!({"cursor": first["nextCursor"]})).await.unwrap();
+    let seen = answer.response().unwrap().to_string();
+    assert!(hers.iter().all(|id| !seen.contains(id.as_str().unwrap())), "{seen}");
+    let listed = eve.list("tasks/list", "tasks").await.unwrap();
+    assert_eq!(listed.iter().map(|task| &task["taskId"]).collect::<Vec<_>>(), [&own]);
+}
+
+#[tokio::test]
 async fn tasks_outlive_the_gateway() {
     for (era, base) in bases() {
         let mut world = world(base, "").await;
@@ -533,6 +554,43 @@ async fn a_client_hears_how_its_own_tasks_are() {
     assert_eq!((&status["params"]["taskId"], &status["params"]["status"]), (&task["taskId"], &json!("completed")));
     let other = theirs.next_method("notifications/tasks/status", Duration::from_millis(300)).await;
     assert!(other.is_err(), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_client_hears_how_far_its_own_tasks_are_under_the_token_of_its_call() {
+    let server = ScriptedServer::start(script(Script::legacy())).await;
+    for how in [server.url(), server.ws_url()] {
+        let gateway = Gateway::start(&format!("servers:\n  a: {{ url: \"{how}\" }}\n")).await;
+        let [ann, eve] = [legacy(&gateway, "/mcp").await, legacy(&gateway, "/mcp").await];
+        let [mut hers, mut theirs] = [ann.open_get(None).await.unwrap(), eve.open_get(None).await.unwrap()];
+        let call = |token: Value| {
+            let meta = json!({"progressToken": token});
+            json!({"name": "a__tells", "arguments": {}, "task": {"ttl": 50_000}, "_meta": meta})
+        };
+        // Both at once, so that what is told to the wrong one would be seen.
+        let (made, other) =
+            tokio::join!(ann.result("tools/call", call(json!("mine"))), eve.result("tools/call", call(json!(7))));
+        let (made, _) = (made.unwrap(), other.unwrap());
+        let (mut heard, mut is_over) = (Vec::new(), false);
+        while !is_over {
+            let frame = hers.next(PATIENCE).await.unwrap().expect("the stream goes on").json();
+            match frame["method"].as_str() {
+                Some("notifications/progress") => {
+                    assert_eq!(frame["params"]["progressToken"], "mine", "{how}: {frame}");
+                    heard.push(frame["params"]["progress"].as_u64().unwrap());
+                }
+                Some("notifications/tasks/status") => {
+                    assert_eq!(frame["params"]["taskId"], made["task"]["taskId"], "{how}: {frame}");
+                    is_over = frame["params"]["status"] == "completed";
+                }
+                _ => {}
+            }
+        }
+        // What comes before the gateway has passed on that there is a task may be lost.
+        assert!(!heard.is_empty() && heard.is_sorted_by(|before, after| before < after), "{how}: {heard:?}");
+        let report = theirs.next_method("notifications/progress", PATIENCE).await.unwrap();
+        assert_eq!(report["params"]["progressToken"], 7, "{how}: {report}");
+    }
 }
 
 #[tokio::test]

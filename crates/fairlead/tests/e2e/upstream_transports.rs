@@ -174,7 +174,7 @@ async fn a_call_on_a_connection_that_breaks_is_made_once_and_its_outcome_is_unkn
 #[tokio::test]
 async fn an_http_sse_server_is_found_out_once() {
     let mut door = Doored::start(Way::DetectedSse, script()).await;
-    let gateway = listed(&door, "").await;
+    let mut gateway = listed(&door, "").await;
     assert!(gateway.log().contains("speaks HTTP+SSE"), "it is said");
     let refused = |door: &Doored| {
         door.server.received().iter().filter(|got| got.http_method == "POST" && got.path == "/sse").count()
@@ -188,6 +188,11 @@ async fn an_http_sse_server_is_found_out_once() {
     door.server.forget_sessions();
     works_again("after the session was forgotten", &client).await;
     assert!(gateway.log().contains("forgot the session"));
+    // Nor by the next run.
+    gateway.stop().await;
+    gateway.restart().await;
+    works_again("after the gateway was restarted", &gateway.modern("/mcp")).await;
+    assert_eq!(refused(&door), 2, "it is remembered");
 }
 
 #[tokio::test]
@@ -206,7 +211,7 @@ async fn a_transport_that_is_not_spoken_has_a_clear_reason() {
         (format!("url: \"{elsewhere}\""), &["HTTP 404"]),
         (format!("url: \"{}\", transport: streamable-http", streamable.sse_url()), &["HTTP 405"]),
         (format!("url: \"ws://{http}/mcp\""), &["the WebSocket handshake with HTTP 400"]),
-        (format!("url: \"wss://{http}/ws\""), &["cannot be reached"]),
+        (format!("url: \"wss://{http}/ws\""), &["no TLS can be agreed on"]),
         ("tcp: \"127.0.0.1:1\"".to_owned(), &["cannot be reached"]),
         ("unix: /nowhere/x.sock".to_owned(), &["cannot be reached"]),
     ] {

@@ -351,6 +351,10 @@ impl AnswerStream {
                     self.shared.inbound.notification(frame);
                     Ok(None)
                 }
+                Method::Progress if self.task.is_none() && self.shared.inbound.is_of_a_task(&frame, self.id) => {
+                    self.shared.inbound.notification(frame);
+                    Ok(None)
+                }
                 _ => Ok(Some(Item::Message(frame))),
             },
         }

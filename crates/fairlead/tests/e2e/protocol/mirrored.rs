@@ -97,3 +97,48 @@ async fn a_modern_clients_headers_are_checked_and_passed_on() {
         assert_eq!(server.received_method("tools/call").len(), before, "what is refused is not sent");
     }
 }
+
+#[tokio::test]
+async fn a_modern_clients_call_is_made_again_when_its_tool_wants_other_headers_by_now() {
+    let mirrored = |header: &str| tool("moved", json!({"type": "string", "x-mcp-header": header}));
+    let server = ScriptedServer::start(Script::modern().tool(mirrored("Old").needs_header("mcp-param-old"))).await;
+    let gateway = Gateway::start(&format!("servers: {{ a: {{ url: \"{}\" }} }}\n", server.url())).await;
+    let client = gateway.modern("/mcp");
+    client.list("tools/list", "tools").await.unwrap();
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "a__moved",
+        "arguments": {"region": "eu"},
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        },
+    }})
+    .to_string();
+    let calling = async |name: &str, value: &str| {
+        let headers =
+            [("mcp-method", "tools/call"), ("mcp-name", "a__moved"), ("mcp-param-mine", "kept"), (name, value)];
+        server.clear_received();
+        let answer = client.post_raw(call.clone(), &headers).await.unwrap();
+        (answer, server.received_method("tools/call"))
+    };
+    // It was right by the list it had: what that did not say is for the gateway to get right.
+    server.change(|script| script.scripted_tools = vec![mirrored("New").needs_header("mcp-param-new")]);
+    let (answer, received) = calling("mcp-param-old", "eu").await;
+    answer.result().unwrap();
+    let sent = received.iter().map(|call| ["old", "new", "mine"].map(|name| call.header(&format!("mcp-param-{name}"))));
+    let expected = [[Some("eu"), None, Some("kept")], [Some("eu"), Some("eu"), Some("kept")]];
+    assert_eq!(sent.collect::<Vec<_>>(), expected);
+    // From then on it is held to the new list.
+    let (answer, received) = calling("mcp-param-old", "eu").await;
+    assert_eq!((answer.status, answer.error()["code"].clone(), received.len()), (400, json!(-32020), 0));
+    // What contradicts its own arguments is not put right, ...
+    server.change(|script| script.scripted_tools = vec![mirrored("Newer").needs_header("mcp-param-none")]);
+    let headers = [("mcp-param-new", "eu"), ("mcp-param-newer", "us")];
+    server.clear_received();
+    let all = [&[("mcp-method", "tools/call"), ("mcp-name", "a__moved")][..], &headers].concat();
+    let answer = client.post_raw(call.clone(), &all).await.unwrap();
+    assert_eq!((answer.error()["code"].clone(), server.received_method("tools/call").len()), (json!(-32020), 1));
+    // ... and a server that is never content is asked twice at most.
+    let (answer, received) = calling("mcp-param-newer", "eu").await;
+    assert_eq!((answer.error()["code"].clone(), received.len()), (json!(-32020), 2));
+}
