@@ -92,6 +92,7 @@ pub(crate) fn build(
         toolsets.insert(name.clone(), builder.toolset(name, toolset));
     }
     let routes = builder.routes(file.routes, |name| servers.contains_key(name));
+    let versions = builder.versions(file.versions, |name| servers.contains_key(name));
     Config {
         listen,
         admin,
@@ -144,6 +145,7 @@ pub(crate) fn build(
         rules,
         toolsets,
         routes,
+        versions,
         sources,
         warnings: Vec::<Problem>::new(),
     }

@@ -19,6 +19,7 @@ use crate::{
     tls::TlsFile,
     tool_shape::ResultsFile,
     toolset::ToolsetFile,
+    versions::ToolVersionsFile,
 };
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -90,6 +91,9 @@ pub struct ConfigFile {
     /// Calls that go to other servers than their name says. The first rule that matches decides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteFile>,
+    /// Versions of tools, by exposed names.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub versions: IndexMap<String, ToolVersionsFile>,
 }
 
 impl Default for ConfigFile {
@@ -119,6 +123,7 @@ impl Default for ConfigFile {
             mcp_servers: IndexMap::new(),
             toolsets: IndexMap::new(),
             routes: Vec::new(),
+            versions: IndexMap::new(),
         }
     }
 }

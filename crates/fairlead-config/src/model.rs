@@ -3,7 +3,7 @@
 
 use crate::{
     AnswerCompression, Cache, Connections, Correlation, FaultsConfig, Glob, Limits, Overload, Problem, Results, Route,
-    Secret, ServerCompression, ServerRules, Tls, Toolset, instances::Instances,
+    Secret, ServerCompression, ServerRules, Tls, ToolVersions, Toolset, instances::Instances,
 };
 use fairlead_core::ServerName;
 use indexmap::IndexMap;
@@ -56,6 +56,8 @@ pub struct Config {
     pub toolsets: IndexMap<String, Toolset>,
     /// Calls that go to other servers than their name says.
     pub routes: Vec<Route>,
+    /// Versions of tools, by exposed names.
+    pub versions: IndexMap<String, ToolVersions>,
     /// Files the configuration came from, in layer order. Referenced files are not listed.
     pub sources: Vec<PathBuf>,
     /// What is accepted but ignored or altered.

@@ -11,6 +11,7 @@ use fairlead_core::ServerName;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Which calls go elsewhere, and where. The first rule that matches decides.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,11 +51,28 @@ pub struct DestinationFile {
     /// Servers of a higher number are only used when none of a lower one can be.
     #[schemars(range(max = 100))]
     pub priority: u32,
+    /// Labels that an instance of the server must have, all of them.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub labels: IndexMap<String, String>,
+    /// What becomes of calls when no instance with these labels can be used: `require`, they go elsewhere or fail; `prefer`, other
+    /// instances get them.
+    pub labels_mode: LabelsModeFile,
+}
+
+/// What labels count for.
+#[derive(Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "documented variants would turn the schema's enum into a list of constants")]
+pub enum LabelsModeFile {
+    #[default]
+    Require,
+    Prefer,
 }
 
 impl Default for DestinationFile {
     fn default() -> Self {
-        Self { server: String::new(), weight: 1, priority: 0 }
+        let (labels, labels_mode) = (IndexMap::new(), LabelsModeFile::Require);
+        Self { server: String::new(), weight: 1, priority: 0, labels, labels_mode }
     }
 }
 
@@ -118,6 +136,17 @@ pub struct Destination {
     pub weight: u32,
     /// The lower, the sooner.
     pub priority: u32,
+    /// Which of its instances, if not all.
+    pub labels: Option<Arc<Labels>>,
+}
+
+/// Instances by what they are labelled with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Labels {
+    /// What an instance must be labelled with: keys and values.
+    pub all: Vec<(String, String)>,
+    /// Whether no other will do.
+    pub required: bool,
 }
 
 /// A server that gets a copy of calls.
@@ -154,7 +183,10 @@ impl Builder<'_> {
             let mut to = Vec::new();
             for file in file.to {
                 if let Some(server) = server(self, &file.server) {
-                    to.push(Destination { server, weight: file.weight, priority: file.priority });
+                    let required = file.labels_mode == LabelsModeFile::Require;
+                    let labels = Labels { all: file.labels.into_iter().collect(), required };
+                    let labels = (!labels.all.is_empty()).then(|| Arc::new(labels));
+                    to.push(Destination { server, weight: file.weight, priority: file.priority, labels });
                 }
             }
             let mirror = file.mirror.and_then(|file| {

@@ -62,6 +62,8 @@ pub(crate) struct Call {
     /// What the operator's rules do with it and its answer.
     pub(crate) treatment: Option<Arc<Treatment>>,
     pub(crate) started: Instant,
+    /// Which version of its tool its client asks for, beside the name.
+    pub(crate) version: Option<Box<str>>,
     /// How important its client says that it is.
     pub(crate) asked: Option<Priority>,
     /// What it holds while it is under way, where calls are counted.
@@ -99,6 +101,7 @@ impl Call {
             resumable: false,
             param_headers: self.param_headers.clone(),
             started: Instant::now(),
+            version: self.version.clone(),
             asked: self.asked,
             entered: None,
             places: Places::default(),

@@ -202,6 +202,7 @@ fn one(call: &Call, member: Member, control: &Arc<CallControl>) -> Running {
     inner.param_headers = None;
     inner.control = Some(Arc::clone(control));
     inner.until = call.until;
+    inner.version = None;
     if inner.era == Era::Modern {
         inner.capabilities = CapabilitySet::BARE;
     }

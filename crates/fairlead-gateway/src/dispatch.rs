@@ -86,7 +86,7 @@ pub(crate) fn want(call: &Call, target: &Target, purpose: Purpose) -> Want {
         user: call.user,
         purpose,
         deadline: if call.until.is_some() { call.deadline(whole) } else { counts_from(call) + whole },
-        avoid: Avoid::default(),
+        avoid: Avoid::other_than(target.labels.clone()),
         affinity: affinity::of(call, target),
     };
     if let Some(task) = &call.task {

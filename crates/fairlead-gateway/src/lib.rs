@@ -73,6 +73,7 @@ mod snapshot;
 mod sse_door;
 mod tasks;
 mod tls;
+mod versions;
 mod voice;
 mod watching;
 mod ws_door;

@@ -17,7 +17,7 @@ use crate::{
     },
     shaping::{self, Treatment},
     snapshot::{Endpoint, Upstream, View},
-    tasks,
+    tasks, versions,
 };
 use bytes::Bytes;
 use fairlead_config::{Mode, ResourceUris};
@@ -252,9 +252,11 @@ impl Merged {
                 self.note_app_resource(index, entry, uris, server);
             }
             let item = lists::item(entry, kind, exposed, stale, server, uris);
-            items.push(match shape {
-                Some(shape) => shaping::edited(&item, shape),
-                None => item,
+            let item = shape.map_or_else(|| item.clone(), |shape| shaping::edited(&item, shape));
+            items.push(if kind == ListingKind::Tools && !endpoint.is_single() {
+                versions::listed(endpoint, exposed, item)
+            } else {
+                item
             });
         }
     }

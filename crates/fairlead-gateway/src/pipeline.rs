@@ -18,7 +18,7 @@ use crate::{
     session::{Session, SessionError},
     session_state, skills,
     snapshot::{Endpoint, Upstream},
-    tasks,
+    tasks, versions,
 };
 use bytes::Bytes;
 use fairlead_core::{Caller, Code, Refusal};
@@ -344,6 +344,7 @@ impl Entry<'_> {
             control: None,
             reuse: None,
             param_headers,
+            version: versions::said(self.endpoint, &frame, self.headers),
             asked: overload::asked(self.endpoint, &frame, self.headers),
             entered: None,
             places: Places::default(),

@@ -6,9 +6,9 @@ use crate::{
     routing::{self, Asked, Routing},
     shaping::{self, Treatment},
     snapshot::Upstream,
-    tasks,
+    tasks, versions,
 };
-use fairlead_config::{ResourceUris, ToolRule};
+use fairlead_config::{Labels, ResourceUris, ToolRule};
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::{Catalog, Entry, ListingKind};
 use fairlead_wire::{Era, Field, Method, edit::Edits, message, name};
@@ -37,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) arguments: Option<Box<str>>,
     /// The tool was listed anew for this call, so the headers of its arguments are the gateway's to make.
     pub(crate) is_relisted: bool,
+    /// Which of the server's instances it is for, where a route says so.
+    pub(crate) labels: Option<Arc<Labels>>,
     item: Option<(Arc<Catalog>, ListingKind)>,
 }
 
@@ -53,6 +55,7 @@ impl Target {
             treatment: None,
             arguments: None,
             is_relisted: false,
+            labels: None,
             item: None,
         }
     }
@@ -138,6 +141,11 @@ pub(crate) fn target(call: &Call) -> Result<Target, Refusal> {
     match frame.method_class() {
         Method::ToolsCall => {
             let name = name_of(call)?;
+            if !call.endpoint.config.versions.is_empty()
+                && let Some(target) = versions::target(call, &merged, &name)?
+            {
+                return Ok(target);
+            }
             match merged.tool(&name) {
                 Some(route) => Ok(named(call, route, &name, Field::Name)),
                 None => match routing::meant(call, &merged, &name) {
@@ -279,7 +287,8 @@ fn treatment(call: &Call, standing: &shaping::Standing, name: &str) -> Option<Ar
 }
 
 fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
-    let server = call.endpoint.routing.as_ref().map_or(route.server, |routing| routed(routing, call, route, exposed));
+    let routing = call.endpoint.routing.as_ref();
+    let (server, labels) = routing.map_or((route.server, None), |routing| routed(routing, call, route, exposed));
     let upstream = &call.endpoint.servers[server];
     let original = match field {
         // A template's own text, not the URI it was found by.
@@ -289,6 +298,7 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
         _ => route.original.clone(),
     };
     let mut target = Target::new(upstream, None);
+    target.labels = labels;
     if *original != *exposed
         && let Some(span) = call.frame.span(field)
     {
@@ -307,14 +317,37 @@ fn named(call: &Call, route: &Route, exposed: &str, field: Field) -> Target {
     target.ruled(call)
 }
 
+/// The tool that is a version of the one that is exposed; `None` where its server leaves it out.
+pub(crate) fn versioned(call: &Call, route: &Route, server: usize, original: &str) -> Option<Target> {
+    let upstream = &call.endpoint.servers[server];
+    if !upstream.handle.config().tools.permits(original) {
+        return None;
+    }
+    let mut target = Target::new(upstream, Some(original.into()));
+    target.edits.replace(call.frame.span(Field::Name)?, message::quote(original));
+    if server == route.server && *original == *route.original {
+        target.treatment.clone_from(&route.treatment);
+        target.item.clone_from(&route.entry);
+    } else {
+        // One that is hidden under its own name is a version all the same.
+        let catalog = upstream.handle.peek().nearest_catalog(call.era, call.capabilities).cloned();
+        let entry = catalog.as_ref().and_then(|catalog| catalog.listing(ListingKind::Tools).get(original));
+        let standing = shaping::standing(&call.endpoint, upstream, ListingKind::Tools, original);
+        let shaping = call.endpoint.shaping.as_deref();
+        let there = shaping.and_then(|shaping| shaping.treatment(standing.shape.as_ref()?, original, entry));
+        target.treatment = Treatment::elsewhere(there, route.treatment.as_ref());
+    }
+    Some(target.ruled(call))
+}
+
 /// The server that the configured routes say.
-fn routed(routing: &Routing, call: &Call, route: &Route, exposed: &str) -> usize {
+fn routed(routing: &Routing, call: &Call, route: &Route, exposed: &str) -> (usize, Option<Arc<Labels>>) {
     let kind = match call.frame.method_class() {
         Method::ToolsCall => ListingKind::Tools,
         Method::PromptsGet => ListingKind::Prompts,
         Method::ResourcesRead => ListingKind::Resources,
         // What is watched, and what tasks there are, is known to the server it was asked of.
-        _ => return route.server,
+        _ => return (route.server, None),
     };
     routing.server(call, Asked { kind, exposed, original: &route.original }, route.server)
 }

@@ -12,7 +12,7 @@
 pub(crate) mod mirror;
 
 use crate::{call::Call, merged::Merged, shaping, snapshot::Upstream};
-use fairlead_config::{Config, Destination, Mirror, Route as Rule};
+use fairlead_config::{Config, Destination, Labels, Mirror, Route as Rule};
 use fairlead_upstream::{ListingKind, State};
 use fairlead_wire::{Field, list, name};
 use std::sync::Arc;
@@ -57,18 +57,24 @@ impl Routing {
         Some(Box::new(Self(compiled.collect())))
     }
 
-    /// The server of a call: the one that has it by name, unless a route says another.
-    pub(crate) fn server(&self, call: &Call, asked: Asked<'_>, owner: usize) -> usize {
-        let Some(route) = self.0.iter().find(|route| matches(&route.rule, call, asked)) else { return owner };
+    /// The server of a call, and which of its instances: the one that has it by name, unless a route says another.
+    pub(crate) fn server(&self, call: &Call, asked: Asked<'_>, owner: usize) -> (usize, Option<Arc<Labels>>) {
+        let Some(route) = self.0.iter().find(|route| matches(&route.rule, call, asked)) else { return (owner, None) };
         if route.to.is_empty() {
-            return owner;
+            return (owner, None);
         }
         let servers = &call.endpoint.servers;
         // What a server's own rules keep back is not reached through a route either, not even for its error.
         let may = |at: &usize| is_permitted(&servers[*at], call, asked);
         let to: Vec<_> = route.to.iter().filter(|(at, _)| may(at)).cloned().collect();
-        let is_up = |at: &usize| is_there(&servers[*at], call, asked);
-        pick(&to, hash(call, asked, route.rule.by_caller), is_up).unwrap_or(owner)
+        let is_up = |place: usize| {
+            let (at, to) = &to[place];
+            let required = to.labels.as_ref().filter(|labels| labels.required);
+            is_there(&servers[*at], call, asked)
+                && required.is_none_or(|labels| servers[*at].handle.has_labelled(labels))
+        };
+        let place = pick(&to, hash(call, asked, route.rule.by_caller), is_up);
+        place.and_then(|place| to.get(place)).map_or((owner, None), |(at, to)| (*at, to.labels.clone()))
     }
 
     /// The server that gets a copy of a call, with the room for it.
@@ -129,18 +135,21 @@ fn is_there(server: &Upstream, call: &Call, asked: Asked<'_>) -> bool {
             .is_none_or(|catalog| catalog.listing(asked.kind).get(asked.original).is_some())
 }
 
-/// The place for a hash: by weight among those that may be used of the first priority that has any; when nobody may, of the
-/// first priority whoever it is.
-fn pick(to: &[(usize, Destination)], hash: u64, may: impl Fn(&usize) -> bool) -> Option<usize> {
+/// The place in `to` for a hash: by weight among those that may be used of the first priority that has any; when nobody may, of
+/// the first priority whoever it is.
+fn pick(to: &[(usize, Destination)], hash: u64, may: impl Fn(usize) -> bool) -> Option<usize> {
     let mut priorities: Vec<u32> = to.iter().map(|(_, to)| to.priority).collect();
     priorities.sort_unstable();
     priorities.dedup();
-    let weighed = |priority: u32, may: &dyn Fn(&usize) -> bool| {
-        let of_it = || to.iter().filter(|(at, to)| to.priority == priority && to.weight > 0 && may(at));
+    let weighed = |priority: u32, may: &dyn Fn(usize) -> bool| {
+        let of_it = || {
+            let places = to.iter().map(|(_, to)| to).enumerate();
+            places.filter(|(place, to)| to.priority == priority && to.weight > 0 && may(*place))
+        };
         let whole: u64 = of_it().map(|(_, to)| u64::from(to.weight)).sum();
         let mut left = hash.checked_rem(whole)?;
-        of_it().find_map(|(at, to)| match left.checked_sub(u64::from(to.weight)) {
-            None => Some(*at),
+        of_it().find_map(|(place, to)| match left.checked_sub(u64::from(to.weight)) {
+            None => Some(place),
             Some(rest) => {
                 left = rest;
                 None
@@ -215,7 +224,7 @@ mod tests {
         rows.iter()
             .enumerate()
             .map(|(at, (weight, priority))| {
-                (at, Destination { server: server.clone(), weight: *weight, priority: *priority })
+                (at, Destination { server: server.clone(), weight: *weight, priority: *priority, labels: None })
             })
             .collect()
     }
@@ -237,9 +246,9 @@ mod tests {
         for hash in 0..100 {
             let first = pick(&to, hash, |_| true).unwrap();
             assert!(first == 1 || first == 2);
-            assert_eq!(pick(&to, hash, |at| *at != 1), Some(2));
-            assert_eq!(pick(&to, hash, |at| *at != 1 && *at != 2), Some(0));
-            assert_eq!(pick(&to, hash, |at| *at == 3), Some(3));
+            assert_eq!(pick(&to, hash, |at| at != 1), Some(2));
+            assert_eq!(pick(&to, hash, |at| at != 1 && at != 2), Some(0));
+            assert_eq!(pick(&to, hash, |at| at == 3), Some(3));
             // Nobody may: the error is that of the first.
             assert_eq!(pick(&to, hash, |_| false), Some(first));
         }

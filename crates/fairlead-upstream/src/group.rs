@@ -24,8 +24,8 @@ use crate::{
     watch::{Watch, WatchError, Watches},
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Server, Transport};
-use fairlead_core::ServerName;
+use fairlead_config::{Labels, Server, Transport};
+use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era, message};
 use std::{
     fmt,
@@ -277,6 +277,10 @@ impl ServerHandle {
     /// server cannot be reached. A server that is known to be down fails at once.
     pub async fn lease(&self, want: &Want) -> Result<Lease, LeaseError> {
         match &self.0.several {
+            None if want.avoid.excludes(self.0.members[0].instance()) => {
+                let text = "it does not have the labels that a route asks for";
+                Err(UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, text).into())
+            }
             None => self.first().lease(want).await,
             Some(several) => Box::pin(self.lease_of(several, want)).await,
         }
@@ -296,6 +300,16 @@ impl ServerHandle {
     ) -> Result<(Watch, T), WatchError> {
         let lead = self.0.several.as_ref().map_or(0, |several| several.lead.load(Ordering::Relaxed));
         self.0.members[lead].own.watch(&self.0.watches, want, uri, enter).await
+    }
+
+    /// Whether an instance with these labels can take calls, as far as is known.
+    #[must_use]
+    pub fn has_labelled(&self, labels: &Labels) -> bool {
+        self.0.members.iter().any(|member| {
+            let (instance, state) = (member.instance(), &member.own.0.view.load().state);
+            let is_gone = matches!(state, State::Down { .. } | State::Stopped);
+            instance.is_labelled(labels) && !instance.is_out() && !is_gone
+        })
     }
 
     /// Whether the server is a child process of the gateway.

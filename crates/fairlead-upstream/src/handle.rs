@@ -15,7 +15,7 @@ use crate::{
     watch::Watches,
 };
 use arc_swap::ArcSwap;
-use fairlead_config::{Server, Share, Transport};
+use fairlead_config::{Labels, Server, Share, Transport};
 use fairlead_core::{Outcome, ServerName, UpstreamError, UpstreamErrorKind};
 use fairlead_wire::{CapabilitySet, Era, list, message};
 use std::{
@@ -117,16 +117,36 @@ pub struct Want {
     pub affinity: Option<u64>,
 }
 
-/// Instances that a call has tried. Empty costs nothing.
+/// Instances that a call has tried, and those it is not for. Empty costs nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Avoid(Vec<u64>);
+pub struct Avoid {
+    tried: Vec<u64>,
+    labels: Option<Arc<Labels>>,
+}
 
 impl Avoid {
+    /// Nothing tried yet, of a call for instances with labels.
+    #[must_use]
+    pub fn other_than(labels: Option<Arc<Labels>>) -> Self {
+        Self { tried: Vec::new(), labels }
+    }
+
+    /// Whether the call must not go to the instance at all.
+    #[must_use]
+    pub fn excludes(&self, instance: &Instance) -> bool {
+        self.labels.as_ref().is_some_and(|labels| labels.required && !instance.is_labelled(labels))
+    }
+
+    /// The labels of instances that the call should go to, where it may go to others too.
+    pub(crate) fn preferred(&self) -> Option<&Labels> {
+        self.labels.as_deref().filter(|labels| !labels.required)
+    }
+
     /// One more; false when it was there already.
     pub fn add(&mut self, instance: &Instance) -> bool {
         let is_new = !self.has(instance);
         if is_new {
-            self.0.push(instance.id());
+            self.tried.push(instance.id());
         }
         is_new
     }
@@ -135,13 +155,13 @@ impl Avoid {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "what is asked is whether it grew")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.tried.len()
     }
 
     /// Whether it was tried.
     #[must_use]
     pub fn has(&self, instance: &Instance) -> bool {
-        self.0.contains(&instance.id())
+        self.tried.contains(&instance.id())
     }
 }
 

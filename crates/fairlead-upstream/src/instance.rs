@@ -6,6 +6,7 @@
 
 use crate::balance::{load::PeakEwma, report::Pressure};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use fairlead_config::Labels;
 use fairlead_core::{Outcome, UpstreamErrorKind};
 use std::{
     collections::BTreeMap,
@@ -185,6 +186,12 @@ impl Instance {
     #[must_use]
     pub fn has_label(&self, key: &str, value: &str) -> bool {
         self.settings.load().labels.get(key).is_some_and(|other| other == value)
+    }
+
+    /// Whether it has all these labels.
+    #[must_use]
+    pub fn is_labelled(&self, labels: &Labels) -> bool {
+        labels.all.iter().all(|(key, value)| self.has_label(key, value))
     }
 
     /// Its labels.

@@ -122,7 +122,7 @@ impl Roster {
         let now = Instant::now();
         self.set(|place, instance| {
             let is_in_order = !instance.is_out() && !instance.is_unreachable(now) && instance.is_admitted();
-            is_in_order && reach.is_up(place) && !avoid.has(instance)
+            is_in_order && reach.is_up(place) && !avoid.has(instance) && !avoid.excludes(instance)
         })
     }
 
@@ -131,12 +131,13 @@ impl Roster {
     fn eligible(&self, reach: &impl Reach, avoid: &Avoid) -> Set {
         let pickable = self.pickable(reach, avoid);
         if pickable != 0 {
-            return pickable;
+            let preferred = avoid.preferred().map(|labels| self.set(|_, instance| instance.is_labelled(labels)));
+            return preferred.map(|set| set & pickable).filter(|set| *set != 0).unwrap_or(pickable);
         }
         let allowed = |leaving: bool| {
             self.set(|_, instance| {
                 let stays = leaving || !instance.is_out_for(Out::LEAVING);
-                !instance.is_out_for(Out::DRAINED) && stays && instance.is_admitted()
+                !instance.is_out_for(Out::DRAINED) && stays && instance.is_admitted() && !avoid.excludes(instance)
             })
         };
         // All leave when a reload changes the server: until calls find the new one, this one takes them.

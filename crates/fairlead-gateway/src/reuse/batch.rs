@@ -132,7 +132,9 @@ async fn send(mut call: Box<Call>, target: &Target, batch: &Batch, mut members: 
     call.param_headers = None;
     let control = Arc::new(CallControl::default());
     call.control = Some(Arc::clone(&control));
-    let Some(target) = Target::at(&target.upstream, &batch.with, &call) else { return part(members) };
+    let Some(mut many) = Target::at(&target.upstream, &batch.with, &call) else { return part(members) };
+    many.labels.clone_from(&target.labels);
+    let target = many;
     target.upstream.metrics.reused(ReuseOutcome::Batch);
     let fetched = tokio::select! {
         fetched = refresh::fetch(&call, &target) => fetched,

@@ -93,6 +93,7 @@ impl Key {
     pub(super) fn group(call: &Call, target: &Target, together: &Self, with: &str) -> Option<Self> {
         let mut out = Vec::new();
         part(&mut out, target.name.as_deref()?, with);
+        place(target, &mut out);
         if let Some(raw) = call.frame.raw(Field::Meta) {
             meta(raw, together.era == Some(Era::Modern) && call.era == Era::Modern, &mut out)?;
         }
@@ -142,6 +143,7 @@ fn what(call: &Call, target: &Target, era: Option<Era>, vary: Option<&[Box<str>]
         }
     }
     changes(call, target, &mut out);
+    place(target, &mut out);
     if let Some(headers) = call.param_headers.as_ref().filter(|headers| !headers.is_empty()) {
         for (name, value) in headers {
             out.extend_from_slice(name.as_str().as_bytes());
@@ -151,6 +153,13 @@ fn what(call: &Call, target: &Target, era: Option<Era>, vary: Option<&[Box<str>]
         }
     }
     Some(out)
+}
+
+/// Which instances it is for.
+fn place(target: &Target, out: &mut Vec<u8>) {
+    for (label, value) in target.labels.iter().flat_map(|labels| &labels.all) {
+        part(out, label, value);
+    }
 }
 
 fn part(out: &mut Vec<u8>, name: &str, raw: &str) {

@@ -43,3 +43,4 @@ mod tool_rules;
 mod transports;
 mod under_load;
 mod upstream_transports;
+mod versions;
