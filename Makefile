@@ -21,7 +21,7 @@ bench:
 # What each feature costs a call that it is configured for, in CPU time; fails where one is over its bound.
 bench-cost:
 	cargo build --locked --profile dist -p fairlead -p fairlead-bench
-	target/dist/fairlead-bench cost --fairlead target/dist/fairlead
+	target/dist/fairlead-bench cost --fairlead target/dist/fairlead --instructions
 
 # Instructions of what every message passes, by callgrind (skipped without valgrind).
 bench-wire:

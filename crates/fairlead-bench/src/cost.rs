@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long)]
     only: Option<String>,
     /// Count instructions too, of so many calls (needs valgrind)
-    #[arg(long, num_args = 0..=1, default_missing_value = "1000")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "2000")]
     instructions: Option<usize>,
     /// Leave CPU time out
     #[arg(long, requires = "instructions")]
@@ -101,12 +101,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let bench = Bench::new(args)?;
     let mut rows = Vec::new();
     let plain = [Feature::plain(Door::Server), Feature::plain(Door::All)];
-    let counted = [bench.counted(&plain[0])?, bench.counted(&plain[1])?];
+    let counted = [bench.counted(&plain[0], Kind::Call)?, bench.counted(&plain[1], Kind::Call)?];
     let is_wanted = |feature: &Feature| args.only.as_ref().is_none_or(|only| feature.name.contains(only.as_str()));
     for feature in features::features().into_iter().chain([HIT]).filter(is_wanted) {
         let at = usize::from(feature.door == Door::All);
         let mut cost = bench.timed(&feature, &plain[at]).unwrap_or_else(|error| failed(&error));
-        match (bench.counted(&feature), counted[at]) {
+        match (bench.counted(&feature, Kind::Call), counted[at]) {
             (Ok(Some(with)), Some(without)) => {
                 cost.instructions = Some((with, with.cast_signed() - without.cast_signed()));
             }
@@ -117,7 +117,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         rows.push((feature.name, cost));
     }
     let hit = if args.no_time || args.only.is_some() { None } else { Some(bench.hits()?) };
-    let (text, failures) = written(&rows, hit.as_ref(), args.quick);
+    let (mut text, failures) = written(&rows, hit.as_ref(), args.quick);
+    if let (Some(forwarded), None) = (counted[0], &args.only)
+        && let Some(hit) = bench.counted(&HIT, Kind::Call)?
+        && let Some(ping) = bench.counted(&plain[0], Kind::Ping)?
+    {
+        let line = format!(
+            "\nIn instructions: a forwarded call {forwarded}, an answer from the cache {hit}, a `ping` {ping}.\n"
+        );
+        text.push_str(&line);
+    }
     println!("{text}");
     if let Some(dir) = args.out.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -204,12 +213,12 @@ impl<'a> Bench<'a> {
         Ok(Cost { us: added.map(|added| (with, added)), disturbed: rounds.disturbed, ..Cost::default() })
     }
 
-    /// Instructions of one of its calls; `None` where they are not counted.
-    fn counted(&self, feature: &Feature) -> anyhow::Result<Option<u64>> {
+    /// Instructions of one of its calls, or of a `ping`; `None` where they are not counted.
+    fn counted(&self, feature: &Feature, kind: Kind) -> anyhow::Result<Option<u64>> {
         let (Some(valgrind), Some(calls)) = (&self.valgrind, self.args.instructions) else { return Ok(None) };
         let count = |calls: usize| {
             let running = self.start(feature, Some(valgrind))?;
-            make_calls(feature, &running, calls)?;
+            make_calls(feature, &running, kind, calls)?;
             running.stop_counted()
         };
         let (once, twice) = (count(calls)?, count(2 * calls)?);
@@ -253,15 +262,18 @@ struct Hits {
     work: f64,
 }
 
-/// So many calls, one after the other.
-fn make_calls(feature: &Feature, running: &Running, calls: usize) -> anyhow::Result<()> {
+/// So many calls or pings, one after the other.
+fn make_calls(feature: &Feature, running: &Running, kind: Kind, calls: usize) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let echo =
         Echo { tool: feature.tool().to_owned(), text: "x".repeat(PAYLOAD), answer: None, manner: feature.manner() };
     runtime.block_on(LocalSet::new().run_until(async {
         let mut session = load::open(&running.target, Era::Legacy).await?;
         for _ in 0..calls {
-            session.call(&echo).await?;
+            match kind {
+                Kind::Ping => session.ping().await?,
+                _ => session.call(&echo).await?,
+            }
         }
         Ok(())
     }))

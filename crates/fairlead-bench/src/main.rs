@@ -144,6 +144,9 @@ struct LoadArgs {
     /// Name of the echo tool
     #[arg(long, default_value = "echo")]
     tool: String,
+    /// No two calls send the same text
+    #[arg(long)]
+    varies: bool,
     /// Tools a complete list must have
     #[arg(long)]
     expect_tools: Option<usize>,
@@ -194,7 +197,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
                 era: args.era,
                 kind: args.kind,
                 tool: args.tool,
-                manner: crate::client::Manner::default(),
+                manner: client::Manner { varies: args.varies, ..client::Manner::default() },
                 expect_tools: args.expect_tools,
                 cpu_of: args.cpu_of.into_iter().map(|pid| vec![process::Pid::from_raw(pid)]).collect(),
             };

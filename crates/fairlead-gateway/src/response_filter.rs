@@ -40,6 +40,10 @@ const NAMES: &[&str] = &[
     "uri",
 ];
 
+/// Up to this length it is looked first whether anything is to be redacted: mostly there is not, and then the answer
+/// stays as it is. Longer ones may be pictures, which are not looked at.
+const QUICK_LOOK: usize = 64 * 1024;
+
 /// What `resultType` of a final result says, as JSON.
 const COMPLETE: &str = "\"complete\"";
 
@@ -130,6 +134,15 @@ impl ResponseFilter {
         let span = list::member_span(block, "text")?.range();
         let text = message::quote(&select.of_text(&list::string_member(block, "text")?)?);
         Some(format!("{}{text}{}", &block[..span.start], &block[span.end..]))
+    }
+
+    /// Whether a result certainly stays as it is.
+    fn leaves(&self, result: &str) -> bool {
+        let is_touched = |text: &str| matches!(self.redacted(text), Cow::Owned(_));
+        self.select.is_none()
+            && result.starts_with('{')
+            && self.max_bytes.is_none_or(|max| result.len() <= max)
+            && (self.redactors.is_empty() || (result.len() <= QUICK_LOOK && !redact::any(result, is_touched)))
     }
 
     /// What is left of a result, which is an object with these members.
@@ -226,6 +239,9 @@ pub(crate) fn apply(call: &Call, filter: &ResponseFilter, answer: &Final) -> Opt
         Kind::Error => filter.error(frame),
         // A question or a task is not the result yet.
         Kind::Result if frame.str(Field::ResultType).is_none_or(|kind| kind == "complete") => {
+            if frame.raw(Field::Result).is_some_and(|result| filter.leaves(result)) {
+                return None;
+            }
             result(call, filter, frame)
         }
         _ => return None,
@@ -314,6 +330,28 @@ mod tests {
             ]
         );
         assert_eq!(filtered.structured.as_deref(), Some(r#"{"[x]":["[x]",12345],"k":"none"}"#));
+    }
+
+    /// A quick look never passes what a long one would change.
+    #[test]
+    fn what_is_left_alone_is_what_nothing_is_done_to() {
+        let (redacting, cutting) = (filter(&[], &["^secret$", "b.b"], Some(200)), filter(&[], &[], Some(60)));
+        for (result, leaves) in [
+            (r#"{"content":[{"type":"text","text":"a secret"}]}"#, true),
+            (r#"{"content":[{"type":"text","text":"secret"}]}"#, false),
+            (r#"{"content":[{"type":"text","text":"\u0073ecret"}]}"#, false),
+            (r#"{"content":[],"structuredContent":{"bob":1}}"#, false),
+            (r#"{"content":[{"type":"text","text":"\ud800"}]}"#, false),
+            (r#"["content"]"#, false),
+        ] {
+            assert_eq!(redacting.leaves(result), leaves, "{result}");
+            if leaves {
+                assert_eq!(whole(&redacting, result), result);
+            }
+        }
+        assert!(cutting.leaves(r#"{"content":[{"type":"text","text":"a"}]}"#));
+        assert!(!cutting.leaves(&format!(r#"{{"content":[{{"type":"text","text":"{}"}}]}}"#, "a".repeat(60))));
+        assert!(!filter(&[&["a"]], &[], None).leaves("{}"), "what is selected has to be read");
     }
 
     /// The whole result, as a client gets it.

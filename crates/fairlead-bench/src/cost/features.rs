@@ -155,10 +155,8 @@ pub(super) fn features() -> Vec<Feature> {
         rule("validation", "tools: { rules: { echo: { validate: true } } }"),
         rule("response filter: redact", "tools: { rules: { echo: { response: { redact: [\"secret-[0-9]+\"] } } } }"),
         rule("response filter: max_bytes", "tools: { rules: { echo: { response: { max_bytes: 1MiB } } } }"),
-        Feature {
-            headers: &[("fairlead-info", "1")],
-            ..Feature::top("request id made, what became of the call told", "correlation: { make: true }")
-        },
+        Feature::top("request id made", "correlation: { make: true }"),
+        Feature { headers: &[("fairlead-info", "1")], ..Feature::of("what became of the call told", "start: lazy") },
         Feature {
             door: Door::All,
             path: Some("/mcp/find"),

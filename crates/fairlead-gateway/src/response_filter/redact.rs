@@ -72,11 +72,29 @@ pub(super) fn strings<'a>(raw: &'a str, mut change: impl FnMut(&str, Place) -> C
     out
 }
 
+/// Whether any string in JSON text, keys too, is one that `is_touched`, or no text.
+pub(super) fn any(raw: &str, is_touched: impl Fn(&str) -> bool) -> bool {
+    let mut rest = raw;
+    while let Some(open) = rest.find('"') {
+        let Some(length) = string_length(&rest[open..]) else { return true };
+        let (decoded, is_text) = decode(&rest[open..open + length]);
+        if !is_text || is_touched(&decoded) {
+            return true;
+        }
+        rest = &rest[open + length..];
+    }
+    false
+}
+
 /// What a JSON string says, and whether it says all of that; where it does not, U+FFFD stands.
-fn decode(string: &str) -> (String, bool) {
+fn decode(string: &str) -> (Cow<'_, str>, bool) {
+    let inside = string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    if let Some(inside) = inside.filter(|inside| !inside.contains('\\')) {
+        return (Cow::Borrowed(inside), true);
+    }
     match serde_json::from_str(string) {
-        Ok(decoded) => (decoded, true),
-        Err(_) => (decode_lossily(string), false),
+        Ok(decoded) => (Cow::Owned(decoded), true),
+        Err(_) => (Cow::Owned(decode_lossily(string)), false),
     }
 }
 

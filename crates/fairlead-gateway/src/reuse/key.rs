@@ -15,7 +15,10 @@ use crate::{call::Call, dispatch, resolve::Target};
 use fairlead_core::CallerKey;
 use fairlead_upstream::ShareKey;
 use fairlead_wire::{CapabilitySet, Era, Field, Method, Span, list};
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::{Arc, LazyLock},
+};
 
 /// Members of `_meta` that say nothing a result depends on. Those of the gateway's own (`fairlead/...`) come on top.
 const INCIDENTAL: [&str; 7] = [
@@ -43,7 +46,7 @@ pub(crate) struct Owner {
 }
 
 /// What an answer depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     /// `None` where it is everybody's.
     pub(crate) owner: Option<Owner>,
@@ -55,6 +58,23 @@ pub(crate) struct Key {
     /// Digest of the roots the server is told.
     roots: Option<u64>,
     what: Box<[u8]>,
+    hashes: Hashes,
+}
+
+/// What all of a key comes to, hashed once: a call looks for its key in several places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Hashes {
+    of_everybody: u64,
+    of_owner: u64,
+}
+
+/// As nobody outside can know it, no keys can be made that all have one hash.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hashes.of_owner);
+    }
 }
 
 impl Key {
@@ -72,7 +92,7 @@ impl Key {
             // The client is yet to be asked for them.
             (true, None, None) => return None,
         };
-        Some(Self {
+        let key = Self {
             owner: Some(Owner { caller: call.caller.key().clone(), share }),
             server,
             method: call.frame.method_class(),
@@ -80,12 +100,22 @@ impl Key {
             capabilities: call.capabilities,
             roots: roots.map(|roots| roots.digest),
             what: what(call, target, era, vary)?.into_boxed_slice(),
-        })
+            hashes: Hashes::default(),
+        };
+        Some(key.hashed())
+    }
+
+    fn hashed(self) -> Self {
+        let Self { owner, server, method, era, capabilities, roots, what, .. } = &self;
+        let of_everybody = HASHER.hash_one((server, method, era, capabilities, roots, what));
+        let of_owner = owner.as_ref().map_or(of_everybody, |owner| HASHER.hash_one((of_everybody, owner)));
+        Self { hashes: Hashes { of_everybody, of_owner }, ..self }
     }
 
     /// The same for what is everybody's.
     pub(crate) fn shared(&self) -> Self {
-        Self { owner: None, ..self.clone() }
+        let of_everybody = self.hashes.of_everybody;
+        Self { owner: None, hashes: Hashes { of_everybody, of_owner: of_everybody }, ..self.clone() }
     }
 
     /// The key by which calls of a tool come together to one of `with`: `together` without the arguments. `None` when that
@@ -97,7 +127,7 @@ impl Key {
         if let Some(raw) = call.frame.raw(Field::Meta) {
             meta(raw, together.era == Some(Era::Modern) && call.era == Era::Modern, &mut out)?;
         }
-        Some(Self { what: out.into_boxed_slice(), ..together.clone() })
+        Some(Self { what: out.into_boxed_slice(), ..together.clone() }.hashed())
     }
 
     /// A key for a test, of everybody's answers.
@@ -111,7 +141,9 @@ impl Key {
             capabilities: CapabilitySet::BARE,
             roots: None,
             what: what.as_bytes().into(),
+            hashes: Hashes::default(),
         }
+        .hashed()
     }
 
     /// Bytes it takes.
