@@ -324,8 +324,9 @@ async fn a_check_that_fails_takes_an_instance_out_until_it_passes() {
     // The check of one instance fails while a file is there.
     let flag = directory.path().join(&name);
     std::fs::write(&flag, "").unwrap();
+    // Without a slow start: it may have served before its first check, and its turns must not depend on chance.
     let check = format!(
-        ", balance: round_robin, health: {{ readiness: {{ command: [sh, -c, 'test ! -e {}/$FAIRLEAD_INSTANCE'], interval: 200ms, unhealthy_after: 1, healthy_after: 1 }} }}",
+        ", balance: {{ strategy: round_robin, slow_start: 0s }}, health: {{ readiness: {{ command: [sh, -c, 'test ! -e {}/$FAIRLEAD_INSTANCE'], interval: 200ms, unhealthy_after: 1, healthy_after: 1 }} }}",
         directory.path().display()
     );
     let gateway = start(&servers.each_ref(), &check).await;
