@@ -1,6 +1,7 @@
 //! Why something is or is not there: the decision about a name, step by step.
 
 use crate::{
+    faults,
     gateway::Gateway,
     guard,
     merged::{Merged, Route},
@@ -114,6 +115,7 @@ impl Gateway {
         }
         explain_server(upstream, &mut steps);
         guard::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
+        faults::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
         for rule in &snapshot.config.routes {
             if route.is_some() && rule.tool.iter().any(|glob| glob.matches(name)) {
                 let to = rule

@@ -3,9 +3,9 @@
 //! Which calls are hit is decided by `fairlead-policy`, what becomes of them in `fairlead-upstream`, where the real thing
 //! would happen. A server has these only where `faults.enabled` says so.
 
-use crate::{call::Call, resolve::Target};
+use crate::{call::Call, explain::Step, resolve::Target, snapshot::Upstream};
 use arc_swap::ArcSwap;
-use fairlead_config::{FaultFile, FaultRule, FaultsConfig, Spoil, faults::MAX_FAULTS};
+use fairlead_config::{FaultFile, FaultRule, FaultsConfig, Glob, Spoil, faults::MAX_FAULTS};
 use fairlead_policy::{ActiveFault, Asked};
 use fairlead_upstream::{Injection, Instance};
 use fairlead_wire::Method;
@@ -225,6 +225,19 @@ fn reading(fault: &ActiveFault, now: std::time::Instant) -> FaultReading {
         is_configured: fault.is_configured,
         ends_in: fault.until.map(|until| until.saturating_duration_since(now)),
         hits: fault.hits(),
+    }
+}
+
+/// The faults that may hit calls of a server, or of a tool of it.
+pub(crate) fn explain(upstream: &Upstream, tool: Option<&str>, steps: &mut Vec<Step>) {
+    let Some(faults) = &upstream.rules.faults else { return };
+    let concerns = |rule: &FaultRule| {
+        let is_tool = |glob: &Glob| tool.is_some_and(|tool| glob.matches(tool));
+        rule.concerns(upstream.handle.name()) && rule.tool.as_ref().is_none_or(is_tool)
+    };
+    for fault in faults.list().iter().filter(|fault| concerns(&fault.rule)) {
+        let text = format!("the fault `{}` is injected on purpose: {}", fault.rule.name, fault.rule);
+        steps.push(Step { phase: "faults", ok: None, text });
     }
 }
 

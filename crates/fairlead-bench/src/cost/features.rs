@@ -136,6 +136,10 @@ pub(super) fn features() -> Vec<Feature> {
         Feature::top("quota per caller", "limits: { identical: off, quotas: { caller: 1000000000/day } }"),
         Feature::top("guard against loops", "limits: { identical: 1000000/s }"),
         Feature::of("bulkhead", "bulkhead: batch"),
+        Feature::top(
+            "faults, none of which hits",
+            "faults: { enabled: true, inject: [{ server: \"o*\", garbage: true }] }",
+        ),
         Feature::top("overload (load and memory)", "overload: { max_calls: 100000, memory: 64GiB }"),
         Feature {
             varies: true,

@@ -176,6 +176,8 @@ async fn commands_set_show_and_clear_and_faults_end() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("100 % server=c* tool=act: error rpc"));
     assert!(text(&call(&client, "act").await).contains("FL-1701"));
     call(&client, "look").await.result().unwrap();
+    let explained = gateway.cli(&["explain", "crm__act"]).await;
+    assert!(String::from_utf8_lossy(&explained.stdout).contains("the fault `mine` is injected on purpose"));
     let listed: Value = serde_json::from_slice(&gateway.cli(&["faults", "--json"]).await.stdout).unwrap();
     assert_eq!((&listed["enabled"], &listed["faults"][0]["hits"]), (&json!(true), &json!(1)), "{listed}");
     assert!(listed["faults"][0]["ends_in_ms"].as_u64().is_some_and(|left| left <= 600_000), "{listed}");
