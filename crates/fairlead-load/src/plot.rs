@@ -13,6 +13,9 @@ const BOTTOM: f64 = 30.0;
 /// Larger values are drawn as this one.
 const MOST: f64 = 1e15;
 
+/// How far apart the names of lines are.
+const NAME: f64 = 14.0;
+
 /// One line.
 pub(crate) struct Series {
     pub(crate) name: &'static str,
@@ -194,9 +197,12 @@ fn line(series: &Series, scale: &Scale, taken: &mut Vec<f64>) -> String {
         last = Some(y);
     }
     let Some(mut y) = last else { return String::new() };
-    // Names do not stand on each other.
-    while let Some(other) = taken.iter().find(|other| (**other - y).abs() < 14.0) {
-        y = other + 14.0;
+    // Names do not stand on each other. From top to bottom, so that one pass is enough.
+    taken.sort_by(f64::total_cmp);
+    for other in taken.iter() {
+        if (other - y).abs() < NAME {
+            y = other + NAME;
+        }
     }
     taken.push(y);
     let (class, x) = (series.class, WIDTH - RIGHT + 8.0);
@@ -235,6 +241,30 @@ mod tests {
         }
         let svg = plot(false, vec![(0.0, Some(0.0)), (2.0, Some(10.0))]);
         assert!(svg.contains("d=\"M64.0 250.0h0.01L768.0 26.0\""), "{svg}");
+    }
+
+    #[test]
+    fn names_of_lines_stand_apart_wherever_they_end() {
+        for at in 0..5_000 {
+            let (one, other) = (f64::from(at) * 0.037, f64::from(at) * 0.0371);
+            let line = |value| Series { name: "n", class: "s1", points: vec![(0.0, Some(value)), (1.0, Some(100.0))] };
+            let mut series = vec![line(1.0), line(2.0), line(3.0)];
+            for (series, value) in series.iter_mut().zip([one, other, one]) {
+                series.points.push((2.0, Some(value)));
+            }
+            let label = |value: f64| value.to_string();
+            let plot =
+                Plot { id: "p", title: "T", description: String::new(), is_log: false, label, series, bands: vec![] };
+            let svg = plot.svg();
+            let mut ends: Vec<f64> = svg
+                .lines()
+                .filter_map(|line| {
+                    line.split_once("class=\"end")?.1.split_once("y=\"")?.1.split('"').next()?.parse().ok()
+                })
+                .collect();
+            ends.sort_by(f64::total_cmp);
+            assert!(ends.len() == 3 && ends.windows(2).all(|pair| pair[1] - pair[0] > NAME - 0.2), "{at}: {ends:?}");
+        }
     }
 
     #[test]
