@@ -14,6 +14,7 @@ use crate::{
     sse_door, ws_door,
 };
 use bytes::{Bytes, BytesMut};
+use fairlead_config::AnswerCompression;
 use fairlead_core::{Code, Refusal};
 use fairlead_upstream::Worker;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -30,23 +31,30 @@ pub enum Door {
     Control,
 }
 
+/// What was found out about a request that its answer needs, whatever becomes of it.
+#[derive(Default)]
+struct Answering {
+    /// The header it gets with its id.
+    request_id: Option<(HeaderName, HeaderValue)>,
+    compression: Option<AnswerCompression>,
+}
+
 /// Answers one HTTP request.
 pub(crate) async fn serve(gateway: &Gateway, worker: Worker, door: Door, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let mut request_id = None;
-    let mut response = match route(gateway, worker, door, &head, body, &mut request_id).await {
+    let mut answering = Answering::default();
+    let mut response = match route(gateway, worker, door, &head, body, &mut answering).await {
         Ok(response) => response,
         Err(refusal) => {
             gateway.metrics().refused(refusal.code);
             refuse(None, &refusal)
         }
     };
-    if let Some((name, id)) = request_id {
+    if let Some((name, id)) = answering.request_id {
         response.headers_mut().insert(name, id);
     }
-    if response.body().whole_len() > compress::WORTH_A_LOOK
-        && matches!(door, Door::Public(_))
-        && let Some(rule) = gateway.config().listen.compression
+    if let Some(rule) = answering.compression
+        && response.body().whole_len() > compress::WORTH_A_LOOK
     {
         response = Box::pin(compress::answer(&gateway.0.compression, response, &head.headers, rule.min_size)).await;
     }
@@ -59,15 +67,16 @@ async fn route(
     door: Door,
     head: &Parts,
     body: Incoming,
-    request_id: &mut Option<(HeaderName, HeaderValue)>,
+    answering: &mut Answering,
 ) -> Result<Response<Body>, Refusal> {
     let snapshot = gateway.snapshot();
     let mut seen = Seen::of(&head.headers);
     seen.along = Along::of(&head.headers, &seen, &snapshot.config.correlation);
     if let Some(id) = seen.along.as_ref().and_then(|along| along.request_id.clone()) {
-        *request_id = Some((snapshot.config.correlation.request_id.clone(), id));
+        answering.request_id = Some((snapshot.config.correlation.request_id.clone(), id));
     }
     if matches!(door, Door::Public(_)) {
+        answering.compression = snapshot.config.listen.compression;
         origin::check(&seen, &head.uri, &snapshot.config.listen)?;
     }
     let path = head.uri.path();
