@@ -63,12 +63,13 @@ impl Roster {
         key: Option<u64>,
     ) -> Result<usize, LeaseError> {
         let eligible = self.eligible(reach, avoid) & !search.tried;
-        self.pick(eligible, key).ok_or_else(|| search.failed.take().unwrap_or_else(|| self.nobody().into()))
+        self.pick(eligible, key).ok_or_else(|| search.failed.take().unwrap_or_else(|| self.nobody(avoid).into()))
     }
 
-    fn nobody(&self) -> UpstreamError {
+    fn nobody(&self, avoid: &Avoid) -> UpstreamError {
         let text = "none of its instances takes calls now";
-        let held_back = || self.instances.iter().filter(|instance| !instance.is_admitted());
+        let held_back =
+            || self.instances.iter().filter(|instance| !instance.is_admitted() && !avoid.excludes(instance));
         if held_back().next().is_none() {
             return UpstreamError::new(UpstreamErrorKind::Unavailable, Outcome::NotMade, text);
         }
