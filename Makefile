@@ -1,5 +1,5 @@
 # Every target is one command of cargo; `cargo xtask help` lists the rest.
-.PHONY: up test verify bench bench-cost bench-wire fmt clean-cache
+.PHONY: up test verify chaos bench bench-cost bench-wire fmt clean-cache
 
 # Build the gateway and start it: with no fairlead.yaml, in front of the bundled demo servers.
 up:
@@ -12,6 +12,10 @@ test:
 # What `test` does, and what takes longer.
 verify:
 	cargo xtask test --full
+
+# Servers that are killed, hang, are slow, fail or flap, under load (four minutes; part of `verify`).
+chaos:
+	cargo xtask test --stage chaos
 
 # The bench, on the builds that are distributed (link-time optimised: some minutes). Not part of the tests.
 bench:

@@ -47,6 +47,8 @@ const FRAMEWORKS_VARIABLE: &str = "FAIRLEAD_FRAMEWORKS";
 const PROGRAM_VARIABLE: &str = "FAIRLEAD_PROGRAM";
 /// How long the sessions of that stage are held, in seconds; the bench knows how long otherwise.
 const SESSIONS_VARIABLE: &str = "FAIRLEAD_SESSIONS_HOLD";
+/// Further arguments of the chaos run (`--seed 7 --json`).
+const CHAOS_VARIABLE: &str = "FAIRLEAD_CHAOS";
 /// How long the soak puts its load on, in seconds.
 const SOAK_VARIABLE: &str = "FAIRLEAD_SOAK";
 /// How long it does when nobody says.
@@ -65,6 +67,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "docs", from: Depth::Full, run: docs },
     Stage { name: "release", from: Depth::Full, run: release },
     Stage { name: "sessions", from: Depth::Full, run: sessions },
+    Stage { name: "chaos", from: Depth::Full, run: chaos },
     Stage { name: "soak", from: Depth::Full, run: soak },
 ];
 
@@ -211,6 +214,16 @@ fn sessions(context: &Context) -> Result<()> {
     if let Some(seconds) = std::env::var_os(SESSIONS_VARIABLE) {
         command.arg("--hold").arg(seconds);
     }
+    context.check(&mut command)
+}
+
+/// Servers that fail under load; the bench knows the bounds. `FAIRLEAD_CHAOS` may have further arguments.
+fn chaos(context: &Context) -> Result<()> {
+    release(context)?;
+    let directory = context.workspace.target_directory().join("release");
+    let mut command = std::process::Command::new(directory.join("fairlead-bench"));
+    command.arg("chaos").arg("--fairlead").arg(directory.join("fairlead"));
+    command.args(std::env::var(CHAOS_VARIABLE).unwrap_or_default().split_whitespace());
     context.check(&mut command)
 }
 

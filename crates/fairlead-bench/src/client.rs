@@ -168,6 +168,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the connection can be used again.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// The legacy session the connection speaks for.
     pub(crate) fn session(&self) -> Option<HeaderValue> {
         self.headers.get(SESSION_HEADER).cloned()

@@ -9,6 +9,7 @@
 //!
 //! Everything runs on loopback, for a bounded time, and only processes started here are stopped.
 
+mod chaos;
 mod client;
 mod cost;
 mod crowd;
@@ -90,6 +91,8 @@ enum Command {
     Cost(cost::Args),
     /// Hold thousands of legacy sessions, each with an open stream, under load
     Sessions(crowd::Args),
+    /// Let servers fail under load, one after the other and all at once
+    Chaos(chaos::Args),
     /// Compare the two runtime models of the minimal proxy
     RuntimeModel {
         /// Paired runs
@@ -209,6 +212,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Cost(args) => cost::run(&args),
         Command::Sessions(args) => crowd::run(&args, seconds(args.hold())?),
+        Command::Chaos(args) => chaos::run(&args),
         Command::RuntimeModel { pairs, duration, sessions, patience, quick } => {
             let smoke = runtime_model::Options {
                 pairs: 1,

@@ -134,6 +134,20 @@ fn start_fairlead(
     start_configured(binary, None, &text, path, era, tools, scratch)
 }
 
+/// Starts the gateway with this configuration, but for where it listens, and waits until `path` lists `tools` tools.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_fairlead_as(
+    binary: &Path,
+    text: &str,
+    path: &str,
+    tools: usize,
+    scratch: &Path,
+) -> anyhow::Result<Running> {
+    start_configured(binary, None, text, path, Era::Modern, Some(tools), scratch)
+}
+
 /// Starts the gateway with `text` besides where it listens and keeps its files, and waits until `path` lists tools.
 /// With `valgrind` its instructions are counted.
 ///

@@ -492,6 +492,8 @@ pub struct ServerFile {
     /// Servers it cannot work without: while calls to one of them are held back, calls to it are refused at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
+    /// Whether it is learned from calls which servers its tools need, and calls are refused as with `depends_on`.
+    pub learn_dependencies: bool,
     /// Whether it is told how much time there is for a call.
     pub forward_deadline: bool,
     /// Compression, for a server with a `url`.
@@ -541,6 +543,7 @@ impl Default for ServerFile {
             retry: OrOff::Off,
             fallback: Vec::new(),
             depends_on: Vec::new(),
+            learn_dependencies: false,
             forward_deadline: false,
             compression: ServerCompressionFile::default(),
             disabled: false,

@@ -140,6 +140,8 @@ pub struct ServerRules {
     pub fallback: Option<Arc<[Fallback]>>,
     /// Servers it cannot work without.
     pub depends_on: Vec<ServerName>,
+    /// Whether it is learned what its tools need.
+    pub learns: bool,
     /// Whether it is told how much time there is for a call.
     pub forward_deadline: bool,
 }

@@ -55,6 +55,8 @@ pub enum Verdict {
     Good,
     /// It failed.
     Bad,
+    /// Another one answered the same call sooner: so many in a row are as bad as failures, now and then it is nothing.
+    Late,
     /// It wants to be left alone for so long.
     Busy(Duration),
 }
@@ -113,6 +115,12 @@ pub struct Leave {
 }
 
 impl Leave {
+    /// Whether it is one of the few of a breaker that is half-open.
+    #[must_use]
+    pub fn is_trial(self) -> bool {
+        self.is_trial
+    }
+
     /// The leave of a closed breaker that is calm: it is the same for all calls of one generation.
     #[must_use]
     pub fn calm(generation: u64) -> Self {
@@ -185,6 +193,7 @@ impl Breaker {
             && self.forced.is_none()
             && self.seen == self.settings.window
             && self.results == 0
+            && self.in_row == 0
             && self.quiet_until <= now
     }
 
@@ -224,12 +233,12 @@ impl Breaker {
         }
     }
 
-    /// Whether a call would be let through; nothing is counted.
+    /// What [`Breaker::admit`] would say, without asking for a call.
     ///
     /// # Errors
-    /// When it would not, and for how long.
-    pub fn would_admit(&self, now: Duration) -> Result<(), Refused> {
-        self.clone().admit(now).map(drop)
+    /// As there.
+    pub fn would_admit(&self, now: Duration) -> Result<Leave, Refused> {
+        self.clone().admit(now)
     }
 
     /// What became of a call that was let through. `true` when the state changed.
@@ -246,7 +255,10 @@ impl Breaker {
         }
         match self.phase {
             Phase::Closed => {
-                self.note(verdict == Verdict::Bad);
+                match verdict {
+                    Verdict::Late => self.in_row += 1,
+                    verdict => self.note(verdict == Verdict::Bad),
+                }
                 if self.is_bad() {
                     self.open(now);
                     return true;

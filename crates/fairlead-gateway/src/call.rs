@@ -3,6 +3,7 @@
 use crate::{
     bulkhead::Places,
     correlate::{Along, Info},
+    dependencies::Watched,
     gateway::Gateway,
     overload::Entered,
     park::Brought,
@@ -74,6 +75,8 @@ pub(crate) struct Call {
     pub(crate) outdates: OnceLock<reuse::Outdates>,
     /// Until when the client itself waits, where it says so.
     pub(crate) until: Option<Instant>,
+    /// What is learned from it, where its server learns.
+    pub(crate) watched: OnceLock<Box<Watched>>,
     /// How often it was made again, and whether another answer stands in for its server's.
     pub(crate) retries: AtomicU32,
     pub(crate) fell_back: AtomicBool,
@@ -107,6 +110,7 @@ impl Call {
             places: Places::default(),
             outdates: OnceLock::new(),
             until: None,
+            watched: OnceLock::new(),
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),
             info: None,

@@ -11,7 +11,7 @@ pub(crate) use retry::is_repeatable;
 use crate::{
     affinity, bridge,
     call::Call,
-    deadline,
+    deadline, dependencies,
     guard::{self, Admission},
     overload, replay,
     resolve::{self, Target},
@@ -109,6 +109,7 @@ fn counts_from(call: &Call) -> Instant {
 
 /// Sends the call and waits for the first thing that comes back, at most until `quiet_until`.
 pub(crate) async fn begin(call: &Call, target: &Target, quiet_until: Instant) -> Begun {
+    dependencies::begin(call, target);
     // Here, so that what is answered without the server counts for nothing, and a second try not twice.
     if let Some(limits) = &target.upstream.limits
         && let Err(refusal) = Box::pin(limits.server(call, target)).await
@@ -233,7 +234,8 @@ pub(crate) async fn again(call: &Call, target: &Target, error: &UpstreamError) -
     tokio::time::sleep(wait).await;
     let quiet_until = Instant::now() + call.endpoint.config.listen.keep_alive;
     // It has its place, and counts once.
-    Some(begin_with(call, target, call.frame.clone(), quiet_until).await)
+    let tried = begin_with(call, target, call.frame.clone(), quiet_until).await;
+    (error.outcome == Outcome::NotMade || !is_unmade(&tried)).then_some(tried)
 }
 
 /// Leave to make a call of a server that has a guard.
@@ -250,12 +252,29 @@ fn admit(call: &Call, target: &Target) -> Result<Option<Admission>, UpstreamErro
             return Err(guard::held_back_by(rules.guard.as_deref(), name, wait));
         }
     }
+    if let Some((name, wait)) = tool.and_then(|tool| dependencies::held_back(call, target, tool)) {
+        return Err(guard::held_back_by(rules.guard.as_deref(), &name, wait));
+    }
     let Some(guard) = &rules.guard else { return Ok(None) };
     let mut admission = guard.admit(tool)?;
     if let Some(admission) = &mut admission {
         admission.waits_until(call.until);
     }
     Ok(admission)
+}
+
+/// What may not be repeated is rather not sent to an instance that is only tried: the same, where there is one.
+fn cautious(call: &Call, target: &Target, want: &Want) -> Option<Box<Want>> {
+    let guard = target.upstream.rules.guard.as_ref().filter(|_| target.upstream.handle.has_siblings())?;
+    let tool = target.name.as_deref().filter(|_| call.frame.method_class() == Method::ToolsCall);
+    let mut trying = Avoid::default();
+    guard.trying(tool, &mut trying);
+    if trying.len() == 0 || is_repeatable(call, target) {
+        return None;
+    }
+    let mut cautious = Box::new(want.clone());
+    cautious.avoid.add_all(&trying);
+    Some(cautious)
 }
 
 /// One try: where it went, and whether another was faster.
@@ -282,6 +301,8 @@ async fn once(
         Ok(admission) => admission,
         Err(error) => return Begun::Failed(error),
     };
+    let cautious = admission.as_ref().and_then(|_| cautious(call, target, want));
+    let want = cautious.as_deref().unwrap_or(want);
     let lease = match target.upstream.handle.lease(want).await {
         Ok(lease) => lease,
         Err(LeaseError::NeedsRoots) => return Begun::NeedsRoots,
@@ -401,6 +422,7 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
         _ if frame.method_class() == Method::TasksResult => (call.started + whole, whole),
         _ => (call.deadline(whole), idle),
     };
+    let is_impatient = call.until.is_some_and(|until| until == deadline);
     let forwards = target.upstream.rules.forwards_deadline() && frame.method_class().may_ask();
     let left = forwards.then(|| deadline::left(deadline));
     let mut edits = target.edits.clone();
@@ -438,6 +460,11 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
     if let Some(info) = &call.info {
         info.sent();
     }
+    if let Some(watched) = call.watched.get() {
+        // Where a `_meta` is made anyway there must not be two.
+        let makes_meta = left.is_none() && (call.era, link) != (Era::Legacy, Era::Modern);
+        watched.tell(target.upstream.handle.name(), frame, makes_meta, &mut headers, &mut edits);
+    }
     let mcp_name = match (link, &target.name) {
         (Era::Modern, Some(name)) => Some(header::encode_value(name)),
         _ => None,
@@ -448,7 +475,17 @@ pub(crate) fn outbound(call: &Call, target: &Target, frame: &Frame, link: Era) -
             deadline::meta(frame, left, &mut edits);
         }
     }
-    Outbound { frame: frame.clone(), edits, mcp_name, headers, deadline, idle, witness: None, injection: None }
+    Outbound {
+        frame: frame.clone(),
+        edits,
+        mcp_name,
+        headers,
+        deadline,
+        is_impatient,
+        idle,
+        witness: None,
+        injection: None,
+    }
 }
 
 /// Whether a request's `params.task` is for the server: only where what comes of it is followed. A task of a client that

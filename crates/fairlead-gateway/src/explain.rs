@@ -116,6 +116,7 @@ impl Gateway {
         explain_server(upstream, &mut steps);
         guard::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
         faults::explain(upstream, route.as_ref().map(|route| &*route.original), &mut steps);
+        crate::dependencies::explain(self, upstream, route.as_ref().map(|route| &*route.original), &mut steps);
         for rule in &snapshot.config.routes {
             if route.is_some() && rule.tool.iter().any(|glob| glob.matches(name)) {
                 let to = rule

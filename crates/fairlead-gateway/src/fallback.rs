@@ -39,6 +39,8 @@ pub(crate) async fn instead(call: &Call, target: &Target, error: &UpstreamError)
                 let name = tool.as_deref().or(target.name.as_deref())?;
                 let Some(other) = at(call, server, name) else { continue };
                 let quiet_until = Instant::now() + call.endpoint.config.listen.keep_alive;
+                // Its tries are its own.
+                call.retries.store(0, Ordering::Relaxed);
                 match Box::pin(dispatch::begin(call, &other, quiet_until)).await {
                     Begun::Failed(error) => record::failure(call, &other, &error),
                     Begun::NeedsRoots | Begun::Refused(_) => {}

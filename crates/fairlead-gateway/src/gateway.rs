@@ -2,6 +2,7 @@
 
 use crate::{
     body::Body,
+    dependencies::Learned,
     guard::{self, Guard, Guards},
     listen::{self, Door},
     pipeline,
@@ -100,6 +101,8 @@ pub(crate) struct Inner {
     environment: Environment,
     /// What keeps calls off servers that fail.
     guards: Guards,
+    /// Which servers need which.
+    pub(crate) learned: Arc<Learned>,
     /// Faults that are injected on purpose.
     pub(crate) faults: Arc<crate::faults::Faults>,
     pub(crate) metrics: Metrics,
@@ -185,6 +188,7 @@ impl Gateway {
             replays: Arc::default(),
             environment,
             guards: Guards::default(),
+            learned: Arc::default(),
             faults: Arc::default(),
             metrics,
             gateway_metrics,
@@ -285,6 +289,7 @@ impl Gateway {
                 })
                 .collect()
         };
+        self.0.learned.configure(&config);
         self.0.sessions.configure(&config.sessions);
         self.0.limits.configure(&config.limits);
         self.0.faults.configure(&config.faults);

@@ -20,7 +20,7 @@ use fairlead_core::{
     BreakerReading, Dice, Force, Outcome, RetryBudget, ServerName, UpstreamError, UpstreamErrorKind, Verdict,
     breaker::Refused, fault,
 };
-use fairlead_upstream::{Instance, ServerHandle, Witness};
+use fairlead_upstream::{Avoid, Instance, ServerHandle, Witness};
 use post::{Passed, Post};
 use std::{
     collections::HashMap,
@@ -129,6 +129,17 @@ impl Guard {
             tool: tool.map(Into::into),
             until: None,
         }))
+    }
+
+    /// The instances at which a call would be one of the few that are let through to see, where there are several.
+    pub(crate) fn trying(&self, tool: Option<&str>, trying: &mut Avoid) {
+        let Some(breakers) = &self.breakers else { return };
+        let tool = tool.filter(|_| breakers.rule.tools);
+        for (id, post) in breakers.instances.load().iter() {
+            if post.is_trying(tool) {
+                trying.add_id(*id);
+            }
+        }
     }
 
     /// Whether calls to the server as a whole are refused, and for how long, where that is known.
@@ -328,6 +339,17 @@ impl Witness for Admission {
             Some(verdict) => self.tell(verdict, error.status == Some(429)),
             None => self.forget(),
         }
+    }
+
+    fn outrun(&mut self) {
+        // Compared with siblings, never with a time: the last that is left cannot be late.
+        let has_other = self.guard.breakers.as_ref().zip(self.instance.as_ref()).is_some_and(|(breakers, mine)| {
+            breakers.instances.load().iter().any(|(_, post)| !mine.is_of(post) && post.is_well())
+        });
+        if has_other {
+            self.tell(Verdict::Late, false);
+        }
+        self.forget();
     }
 }
 

@@ -351,6 +351,7 @@ impl Entry<'_> {
             outdates: OnceLock::new(),
             started,
             until: deadline::of(self.seen, &frame, started),
+            watched: OnceLock::new(),
             retries: AtomicU32::new(0),
             fell_back: AtomicBool::new(false),
             info: Info::of(&frame, self.seen.along.as_deref()),

@@ -46,6 +46,11 @@ impl Rules {
         self.config.fallback.as_ref()
     }
 
+    /// Whether it is learned what its tools need.
+    pub(crate) fn learns(&self) -> bool {
+        self.config.learns
+    }
+
     /// Whether the server is told how much time there is for a call.
     pub(crate) fn forwards_deadline(&self) -> bool {
         self.config.forward_deadline

@@ -242,6 +242,7 @@ async fn ask(call: &Call, target: &Target, frame: Frame, edits: Edits) -> Result
         mcp_name: None,
         headers: Vec::new(),
         deadline: Instant::now() + timeout.start,
+        is_impatient: false,
         idle: timeout.idle,
         witness: None,
         injection: None,

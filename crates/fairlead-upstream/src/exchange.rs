@@ -6,7 +6,7 @@ use crate::{
     handle::Lease,
     http_client::Worker,
     inject::{Injected, Injection, Request},
-    instance::CallEnd,
+    instance::{CallEnd, Instance},
     link::{Link, Wire, duplex::DuplexExchange, http::HttpExchange, inbound::awaited_task},
 };
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub trait Witness: Send + Sync + std::fmt::Debug {
     fn answered(&mut self, status: Option<u16>, retry_after: Option<Duration>);
     /// It failed.
     fn failed(&mut self, error: &UpstreamError);
+    /// It was given up because the same call was answered elsewhere, where it was made later.
+    fn outrun(&mut self);
 }
 
 /// A request as the gateway hands it over. The link adds what is its own: the id, the progress
@@ -51,6 +53,8 @@ pub struct Outbound {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// When to give up, whatever happens.
     pub deadline: Instant,
+    /// Whether that is because the caller waits no longer, which says nothing of the server.
+    pub is_impatient: bool,
     /// When to give up if nothing at all is heard for so long.
     pub idle: Duration,
     /// Who is told how it ended.
@@ -71,6 +75,7 @@ impl Outbound {
             mcp_name: None,
             headers: Vec::new(),
             deadline,
+            is_impatient: false,
             idle: Duration::from_secs(3600),
             witness: None,
             injection: None,
@@ -231,6 +236,7 @@ pub struct Exchange {
     id: u64,
     method: Method,
     deadline: Instant,
+    is_impatient: bool,
     idle: Duration,
     heard: Instant,
     questions: OpenQuestions,
@@ -284,7 +290,7 @@ impl Exchange {
             task: task.clone(),
         };
         let link = OnLink::new(link);
-        let (deadline, idle) = (outbound.deadline, outbound.idle);
+        let (deadline, idle, is_impatient) = (outbound.deadline, outbound.idle, outbound.is_impatient);
         // Those two wait for something else than the server's work.
         let waits = matches!(method, Method::Listen | Method::TasksResult);
         let is_measured = lease.is_some() && !waits && link.link.instance().is_measured();
@@ -303,6 +309,7 @@ impl Exchange {
                 id,
                 method,
                 deadline,
+                is_impatient,
                 idle,
                 heard: began,
                 questions: OpenQuestions::default(),
@@ -426,7 +433,12 @@ impl Exchange {
     }
 
     fn too_late(&mut self, until: Instant) -> UpstreamError {
-        self.report(|| CallEnd::Failed(UpstreamErrorKind::Timeout, Outcome::Unknown));
+        // Who waits for a moment only learns nothing of the instance.
+        let is_impatient = self.is_impatient && until == self.deadline;
+        self.report(|| match is_impatient {
+            true => CallEnd::Abandoned,
+            false => CallEnd::Failed(UpstreamErrorKind::Timeout, Outcome::Unknown),
+        });
         let waited = if until == self.deadline { "within the call's deadline" } else { "and sent no progress" };
         self.cancel("timed out");
         let link = &self.link.link;
@@ -472,6 +484,16 @@ impl Exchange {
         if !self.link.occupies {
             self.link.occupies = self.link.link.try_occupy(user);
         }
+    }
+
+    /// Ends the exchange because the same call was answered on `winner`, where it was made later. On another instance
+    /// that speaks against this one: it took longer, and who knows whether it would ever have answered.
+    pub fn outrun(&mut self, winner: &Instance, reason: &str) {
+        if self.link.link.instance().id() != winner.id() && !self.questions.were_any() {
+            self.report(|| CallEnd::Outrun);
+            tell(&mut self.witness, |witness| witness.outrun());
+        }
+        self.cancel(reason);
     }
 
     /// Tells the server that nobody waits any more, and ends the exchange.

@@ -144,11 +144,23 @@ impl Avoid {
 
     /// One more; false when it was there already.
     pub fn add(&mut self, instance: &Instance) -> bool {
-        let is_new = !self.has(instance);
+        self.add_id(instance.id())
+    }
+
+    /// One more, by its number.
+    pub fn add_id(&mut self, id: u64) -> bool {
+        let is_new = !self.tried.contains(&id);
         if is_new {
-            self.tried.push(instance.id());
+            self.tried.push(id);
         }
         is_new
+    }
+
+    /// All of another one too.
+    pub fn add_all(&mut self, other: &Self) {
+        for id in &other.tried {
+            self.add_id(*id);
+        }
     }
 
     /// How many.

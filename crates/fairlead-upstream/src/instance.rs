@@ -37,6 +37,8 @@ pub enum CallEnd {
     Failed(UpstreamErrorKind, Outcome),
     /// Nobody waited for the answer any more.
     Abandoned,
+    /// Nobody waited any more because a sibling that was asked later was faster.
+    Outrun,
 }
 
 impl CallEnd {
@@ -45,7 +47,7 @@ impl CallEnd {
     pub fn is_failure(self) -> bool {
         use UpstreamErrorKind as Kind;
         match self {
-            Self::Answered | Self::Abandoned => false,
+            Self::Answered | Self::Abandoned | Self::Outrun => false,
             Self::ServerError => true,
             Self::Failed(kind, _) => matches!(kind, Kind::Unavailable | Kind::Timeout | Kind::Lost | Kind::Garbage),
         }
@@ -54,17 +56,19 @@ impl CallEnd {
     /// Whether it says anything about the instance.
     #[must_use]
     pub fn counts(self) -> bool {
-        self.is_failure() || self == Self::Answered
+        self.is_failure() || matches!(self, Self::Answered | Self::Outrun)
     }
 }
 
 /// Something that keeps calls off an instance by rules of its own: a circuit breaker. Asked for every call, so it
 /// should read atomics.
 pub trait Gate: Send + Sync {
-    /// Whether a call may be sent to the instance now.
+    /// Whether calls may be sent to the instance now.
     fn admits(&self) -> bool;
     /// How long it will not, where that is known.
     fn opens_in(&self) -> Option<Duration>;
+    /// The instance was found to be well again, after it was found not to be.
+    fn healed(&self);
 }
 
 /// Why an instance gets no new calls, as flags: several reasons may hold at once.
@@ -234,6 +238,13 @@ impl Instance {
         self.gate.store(gate.map(Arc::new));
     }
 
+    /// A check that failed passes again.
+    pub(crate) fn healed(&self) {
+        if let Some(gate) = &*self.gate.load() {
+            gate.healed();
+        }
+    }
+
     /// Whether its breaker, if it has one, lets calls through.
     #[must_use]
     pub fn is_admitted(&self) -> bool {
@@ -263,9 +274,17 @@ impl Instance {
             figures.ewma.failed(now, latency.unwrap_or_default());
             return;
         }
-        self.unreachable_until_ms.store(0, Ordering::Relaxed);
+        let is_outrun = end == CallEnd::Outrun;
+        if is_outrun {
+            // So long at least.
+            figures.ewma.failed(now, latency.unwrap_or_default());
+        } else {
+            self.unreachable_until_ms.store(0, Ordering::Relaxed);
+        }
         if let Some(latency) = latency {
-            figures.ewma.observe(now, latency);
+            if !is_outrun {
+                figures.ewma.observe(now, latency);
+            }
             drop(figures);
             self.times[bucket(latency)].fetch_add(1, Ordering::Relaxed);
         }
@@ -436,6 +455,7 @@ mod tests {
         for (end, is_failure) in [
             (CallEnd::Answered, false),
             (CallEnd::Abandoned, false),
+            (CallEnd::Outrun, false),
             (CallEnd::ServerError, true),
             (CallEnd::Failed(Kind::Timeout, Outcome::Unknown), true),
             (CallEnd::Failed(Kind::Garbage, Outcome::Unknown), true),

@@ -160,6 +160,9 @@ impl Gauges for Watched {
             if server.has_siblings() {
                 instances(&server, out);
             }
+            for need in gateway.learned_needs(server.name()) {
+                out.learned(name, &need.tool, need.server.as_str(), need.percent);
+            }
             if let Some(guard) = gateway.guard(name) {
                 guarded(name, &guard, out);
             }

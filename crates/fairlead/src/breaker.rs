@@ -9,7 +9,7 @@ use crate::{
     runtime,
 };
 use fairlead_core::{BreakerReading, Force};
-use fairlead_gateway::{Gateway, GuardReading, PostReading};
+use fairlead_gateway::{Gateway, GuardReading, LearnedNeed, PostReading};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,6 +42,24 @@ pub(crate) struct PostRow {
     pub(crate) breaker: BreakerRow,
     /// Those of tools that failed there.
     pub(crate) tools: BTreeMap<String, BreakerRow>,
+}
+
+/// A server that a tool was seen to need.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NeedRow {
+    pub(crate) tool: String,
+    pub(crate) server: String,
+    /// In so many of a hundred of its calls.
+    pub(crate) percent: u32,
+    /// Whether calls of the tool are held back while those to the server are.
+    pub(crate) counts: bool,
+}
+
+impl From<&LearnedNeed> for NeedRow {
+    fn from(need: &LearnedNeed) -> Self {
+        let (tool, server) = (need.tool.to_string(), need.server.to_string());
+        Self { tool, server, percent: need.percent, counts: need.counts }
+    }
 }
 
 /// One breaker.

@@ -6,7 +6,7 @@
 //! this binary, and nothing outside may rely on them.
 
 use crate::{
-    breaker::{self, GuardRow},
+    breaker::{self, GuardRow, NeedRow},
     cache, faults,
     instances::{self, InstanceRow},
     linger::{Attached, Hold},
@@ -99,6 +99,9 @@ pub(crate) struct ServerRow {
     pub(crate) connections: Option<ConnectionsRow>,
     /// What keeps calls off it, where anything is configured.
     pub(crate) guard: Option<GuardRow>,
+    /// What its tools were seen to need, where that is learned.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) learned: Vec<NeedRow>,
     /// What is wrong: the server as a whole, or one of its lists.
     pub(crate) error: Option<String>,
     /// Where several are.
@@ -233,6 +236,7 @@ fn server_row(gateway: &Gateway, handle: &ServerHandle) -> ServerRow {
             .or_else(unlisted)
             .or_else(|| view.unlisted.as_deref().map(|why| format!("it cannot be listed: {why}")))
             .or_else(|| instances::why_out(handle)),
+        learned: gateway.learned_needs(handle.name()).iter().map(Into::into).collect(),
         guard: gateway.guard(handle.name().as_str()).map(|reading| (&reading).into()),
         instances: instances::rows(handle),
     }

@@ -21,6 +21,7 @@ pub(super) fn of_server(builder: &mut Builder<'_>, name: &str, file: &mut Server
         retry: std::mem::take(&mut file.retry).on().map(Into::into),
         fallback: (!fallback.is_empty()).then(|| fallbacks(builder, &["servers", name, "fallback"], fallback)),
         depends_on: depends_on.iter().filter_map(|other| server_name(builder, &at, other)).collect(),
+        learns: file.learn_dependencies,
         forward_deadline: file.forward_deadline,
         ..ServerRules::default()
     }

@@ -173,6 +173,28 @@ fn operators_win() {
     assert!(breaker.admit(at(4)).is_ok());
 }
 
+#[test]
+fn late_ones_count_in_a_row_only() {
+    let mut breaker = breaker();
+    for _ in 0..100 {
+        for _ in 0..4 {
+            call(&mut breaker, at(0), Verdict::Late);
+        }
+        assert!(!breaker.is_calm(at(0)));
+        call(&mut breaker, at(0), Verdict::Good);
+    }
+    assert!(breaker.is_calm(at(0)), "four of five were late, and none failed");
+    for _ in 0..5 {
+        call(&mut breaker, at(0), Verdict::Late);
+    }
+    assert_eq!(state(&breaker, at(0)), BreakerState::Open);
+    assert_eq!(breaker.would_admit(at(0)), Err(Refused(Some(at(30)))));
+    assert!(breaker.would_admit(at(30)).is_ok_and(Leave::is_trial));
+    assert_eq!(state(&breaker, at(0)), BreakerState::Open, "who asks only changes nothing");
+    call(&mut breaker, at(30), Verdict::Late);
+    assert_eq!(state(&breaker, at(30)), BreakerState::Open, "a trial that is late has failed");
+}
+
 /// Whatever happens: refusals name a time after which a call is let through, no more trials are out than allowed, and
 /// what works is called again within the cap.
 #[test]

@@ -1,8 +1,9 @@
 //! A call that may be repeated and takes long is made a second time: the first answer counts, and the server is told to
 //! forget the other. A hedge is paid from the budget of retries.
 
-use super::{At, Begun, Unheard, once};
+use super::{At, Begun, Unheard, is_unmade, once};
 use crate::{call::Call, guard::Second, resolve::Target};
+use fairlead_core::{Outcome, UpstreamError};
 use fairlead_upstream::{Exchange, Item, Want};
 use fairlead_wire::{Era, Frame};
 use std::{
@@ -54,29 +55,44 @@ async fn both(
     want.avoid.add(exchange.link().instance());
     let mut first = Unheard::new(exchange, call, None);
     // Boxed: dropped before the race is over, when it lost.
-    let mut second = Box::pin(once(call, target, frame, &want, quiet_until, &mut at));
+    let mut second = Box::pin(async {
+        let begun = once(call, target, frame, &want, quiet_until, &mut at).await;
+        (begun, at.instance)
+    });
     tokio::select! {
         biased;
         begun = heard(&mut first, quiet_until) => match begun {
-            Begun::Failed(_) => second.await,
+            Begun::Failed(error) => {
+                let (begun, _) = second.await;
+                better(error, begun)
+            }
             begun => {
                 lost.store(true, Ordering::Relaxed);
                 drop(second);
                 begun
             }
         },
-        begun = &mut second => match begun {
+        (begun, instance) = &mut second => match begun {
             Begun::Failed(error) => {
                 tracing::debug!(server = %target.upstream.handle.name(), %error, "the second try failed; the first goes on");
-                heard(&mut first, quiet_until).await
+                let begun = heard(&mut first, quiet_until).await;
+                better(error, begun)
             }
             Begun::NeedsRoots => heard(&mut first, quiet_until).await,
             begun => {
-                first.exchange().cancel(LOST);
+                match instance {
+                    Some(winner) => first.exchange().outrun(&winner, LOST),
+                    None => first.exchange().cancel(LOST),
+                }
                 begun
             }
         },
     }
+}
+
+/// What came of the try that was left. When that was certainly not made and of the other one nobody knows, nobody knows.
+fn better(other: UpstreamError, begun: Begun) -> Begun {
+    if other.outcome == Outcome::Unknown && is_unmade(&begun) { Begun::Failed(other) } else { begun }
 }
 
 /// What the exchange brings first.

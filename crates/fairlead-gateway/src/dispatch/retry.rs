@@ -26,6 +26,8 @@ pub(crate) struct Failure {
     again: Again,
     /// The call was certainly not made.
     is_unmade: bool,
+    /// The server answered, and refused it: its siblings would too.
+    is_refused: bool,
     /// Its connection or session was lost, and with what outcome.
     lost: Option<Outcome>,
     retry_after: Option<Duration>,
@@ -44,6 +46,7 @@ impl Failure {
         Self {
             again,
             is_unmade: error.outcome == Outcome::NotMade,
+            is_refused: error.status.is_some(),
             lost: is_lost.then_some(error.outcome),
             retry_after: error.retry_after,
         }
@@ -57,7 +60,7 @@ impl Failure {
     pub(crate) fn of_status(status: Option<u16>) -> Option<Self> {
         let status = status.filter(|status| *status == 429 || *status >= 500)?;
         debug_assert!(fault::answered(Some(status), None) != Some(fairlead_core::Verdict::Good));
-        Some(Self { again: Again::IfRepeatable, is_unmade: false, lost: None, retry_after: None })
+        Some(Self { again: Again::IfRepeatable, is_unmade: false, is_refused: true, lost: None, retry_after: None })
     }
 }
 
@@ -102,7 +105,8 @@ impl Tries {
     /// that it has not tried.
     pub(crate) fn next(&mut self, case: &Case, failure: Failure, has_more: impl FnOnce() -> bool) -> Option<Duration> {
         // What never reached one instance may go to another: each is tried once.
-        if failure.is_unmade && has_more() {
+        let is_elsewhere = has_more();
+        if failure.is_unmade && !failure.is_refused && is_elsewhere {
             return Some(Duration::ZERO);
         }
         let may = match failure.again {
@@ -113,7 +117,10 @@ impl Tries {
         if !may {
             return None;
         }
-        if failure.lost.is_some() && self.take_at_once() {
+        // What was under way counts as a retry where those are counted.
+        let is_free =
+            failure.lost == Some(Outcome::NotMade) || case.guard.is_none_or(|guard| guard.retries().is_none());
+        if failure.lost.is_some() && is_free && self.take_at_once() {
             return Some(Duration::ZERO);
         }
         if failure.lost == Some(Outcome::NotMade) && self.unsent < MAX_UNSENT {
@@ -121,12 +128,12 @@ impl Tries {
             self.unsent += 1;
             return Some(UNSENT_PAUSE * self.unsent);
         }
-        configured(case, failure)
+        configured(case, failure, is_elsewhere)
     }
 }
 
 /// The tries that the configuration of the server allows.
-fn configured(case: &Case, failure: Failure) -> Option<Duration> {
+fn configured(case: &Case, failure: Failure, is_elsewhere: bool) -> Option<Duration> {
     let guard = case.guard?;
     let retries = guard.retries()?;
     if case.is_task {
@@ -136,7 +143,11 @@ fn configured(case: &Case, failure: Failure) -> Option<Duration> {
     if made + 1 >= retries.rule.attempts {
         return None;
     }
-    let wait = retries.wait(made + 1, failure.retry_after);
+    let wait = match failure.retry_after {
+        // Nobody has to be left in peace.
+        None if is_elsewhere => Duration::ZERO,
+        said => retries.wait(made + 1, said),
+    };
     let is_too_late = Instant::now().checked_add(wait).is_none_or(|at| at >= case.deadline);
     if is_too_late || !guard.afford(Second::Retry) {
         return None;

@@ -51,7 +51,21 @@ impl Gate {
         if self.calm.load(Ordering::Acquire) != NOT_CALM {
             return Ok(());
         }
-        self.machine().would_admit(self.now())
+        self.machine().would_admit(self.now()).map(drop)
+    }
+
+    /// Whether a call would be one of the few that are let through to see.
+    pub(crate) fn is_trying(&self) -> bool {
+        self.calm.load(Ordering::Acquire) == NOT_CALM
+            && self.machine().would_admit(self.now()).is_ok_and(Leave::is_trial)
+    }
+
+    /// What is behind it was found to be well.
+    pub(crate) fn heal(&self) {
+        let now = self.now();
+        let mut machine = self.machine();
+        machine.heal(now);
+        self.note(&machine, now);
     }
 
     pub(crate) fn read(&self) -> BreakerReading {

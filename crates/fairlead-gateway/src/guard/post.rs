@@ -81,6 +81,17 @@ impl Post {
         Ok(Passed { post: Arc::clone(self), all, of_tool })
     }
 
+    /// Whether a call of a tool, or of something else, would be one of the few that are let through to see.
+    pub(super) fn is_trying(&self, tool: Option<&str>) -> bool {
+        let tries = |tool: &str| self.tools.load().get(tool).is_some_and(|gate| gate.is_trying());
+        self.gate.is_trying() || tool.is_some_and(tries)
+    }
+
+    /// Whether every call is let through.
+    pub(super) fn is_well(&self) -> bool {
+        self.gate.would_admit().is_ok() && !self.gate.is_trying()
+    }
+
     /// Whether everything is held back, and for how long, where that is known.
     pub(super) fn is_open(&self) -> Option<Option<Duration>> {
         let reading = self.gate.read();
@@ -143,13 +154,20 @@ impl Post {
 }
 
 impl Passed {
+    /// Whether it was given there.
+    pub(super) fn is_of(&self, post: &Arc<Post>) -> bool {
+        Arc::ptr_eq(&self.post, post)
+    }
+
     /// What became of the call.
     pub(super) fn tell(self, server: &ServerName, tool: Option<&str>, verdict: Verdict, of_tool_alone: bool) {
         let post = self.post;
         let permit = match (self.of_tool, tool) {
             (Some(permit), _) => Some(permit),
             // The first failure of a tool makes its breaker.
-            (None, Some(tool)) if verdict != Verdict::Good => post.of_tool(tool).and_then(|gate| gate.admit().ok()),
+            (None, Some(tool)) if matches!(verdict, Verdict::Bad | Verdict::Busy(_)) => {
+                post.of_tool(tool).and_then(|gate| gate.admit().ok())
+            }
             (None, _) => None,
         };
         if let Some(changed) = permit.and_then(|permit| permit.report(verdict)) {
@@ -170,6 +188,10 @@ pub(super) struct Door(Arc<Post>);
 impl fairlead_upstream::Gate for Door {
     fn admits(&self) -> bool {
         self.0.gate.would_admit().is_ok()
+    }
+
+    fn healed(&self) {
+        self.0.gate.heal();
     }
 
     fn opens_in(&self) -> Option<Duration> {

@@ -152,6 +152,7 @@ impl Watches {
             mcp_name: None,
             headers: Vec::new(),
             deadline: Instant::now() + life,
+            is_impatient: false,
             idle: life,
             witness: None,
             injection: None,

@@ -161,6 +161,12 @@ fn guards(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
             counter(family.encode_family(&[("mcp_server", server.as_str()), ("kind", kind)])?, count)?;
         }
     }
+    let help = "Percent of the calls of a tool in which another server was called";
+    let mut family = encoder.encode_descriptor("fairlead_learned_dependency_percent", help, None, MetricType::Gauge)?;
+    for ((server, tool, needs), percent) in &gauges.learned {
+        let labels = [("mcp_server", server.as_str()), ("tool_name", tool.as_str()), ("needs", needs.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&i64::from(*percent))?;
+    }
     let mut family = encoder.encode_descriptor(
         "fairlead_breaker_state",
         "1 for the state a breaker is in and 0 for the others",

@@ -36,6 +36,7 @@ pub struct GaugeSink {
     pub(super) listings: BTreeMap<(String, &'static str), (u64, u64)>,
     pub(super) connections: BTreeMap<String, ConnectionGauges>,
     pub(super) breakers: BTreeMap<(String, String, String), ServerState>,
+    pub(super) learned: BTreeMap<(String, String, String), u32>,
     pub(super) guards: BTreeMap<String, GuardCounts>,
     pub(super) instances: BTreeMap<(String, String), InstanceGauges>,
     /// Answers, their bytes, and the bytes sent for them, by coding.
@@ -229,6 +230,11 @@ impl GaugeSink {
         let (server, instance, tool) = of;
         let key = (server.to_owned(), instance.to_owned(), tool.to_owned());
         self.breakers.insert(key, ServerState { current, all });
+    }
+
+    /// In how many of a hundred of its calls a tool needed another server.
+    pub fn learned(&mut self, server: &str, tool: &str, needs: &str, percent: u32) {
+        self.learned.insert((server.to_owned(), tool.to_owned(), needs.to_owned()), percent);
     }
 
     /// How often calls of a server were held back or made again.

@@ -30,6 +30,7 @@ impl Gauges for Fixed {
         out.server_state("files", "ready", &["starting", "ready", "down"]);
         out.breaker(("files", "1", "read"), "open", &["closed", "open"]);
         out.guard("files", GuardCounts { held_back: 1, retried: 2, hedged: 3, unaffordable: 4 });
+        out.learned("files", "read", "disk", 50);
         out.links("files", 5);
         out.listing("files", "tools", 900, 200);
         out.connections(

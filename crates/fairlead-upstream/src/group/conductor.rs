@@ -111,7 +111,12 @@ impl Conductor {
                     Some(Told::Missed(place)) => self.missed(place),
                     None => return,
                 },
-                _ = look.tick(), if !self.is_superseded() => self.look().await,
+                _ = look.tick(), if !self.is_superseded() => {
+                    // It may have been since the wait began.
+                    if !self.is_superseded() {
+                        self.look().await;
+                    }
+                }
                 // Those who listen end with what they listen to, and a startup check when it has passed.
                 Some(_) = listening.join_next(), if !listening.is_empty() => {}
                 Some(_) = checking.join_next(), if !checking.is_empty() => {}

@@ -120,7 +120,12 @@ impl One {
         let reason = why.map(|why| format!("{}: {why}", self.word()));
         match self.aim {
             Aim::Startup => instance.set_out(Out::NOT_STARTED, !healthy),
-            Aim::Readiness => instance.set_out(Out::UNREADY, !healthy),
+            Aim::Readiness => {
+                if healthy && instance.is_out_for(Out::UNREADY) {
+                    instance.healed();
+                }
+                instance.set_out(Out::UNREADY, !healthy);
+            }
             Aim::Liveness if !healthy => {
                 let reason = reason.clone().unwrap_or_default().into();
                 let _ = self.own.0.commands.send(Command::Reopen { reason }).await;

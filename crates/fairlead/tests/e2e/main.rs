@@ -13,6 +13,7 @@ mod bridge_modern;
 mod broken;
 mod compression;
 mod connections;
+mod dependencies;
 mod extensions;
 mod faults;
 mod healing;

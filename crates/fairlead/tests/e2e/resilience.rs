@@ -189,7 +189,7 @@ async fn what_may_be_repeated_is_and_what_may_not_is_not() {
         .tool(twice(read("never")));
     let server = ScriptedServer::start(script).await;
     let rules = "tools: { rules: { sure: { repeatable: true }, never: { repeatable: false } } }";
-    let gateway = gateway(&server, &format!("retry: {{ attempts: 4, base: 10ms }}, {rules}")).await;
+    let gateway = gateway(&server, &format!("retry: {{ attempts: 4, base: 10ms, budget: 100 }}, {rules}")).await;
     let client = gateway.modern("/mcp");
     client.result("tools/list", json!({})).await.unwrap();
     let count = |name: &str| {
