@@ -166,6 +166,12 @@ impl<T: Clone + Weigh> Queue<T> {
         self.slots().waiting.len()
     }
 
+    /// How many records are not in the database yet, those being written included.
+    pub(crate) fn unwritten(&self) -> usize {
+        let slots = self.slots();
+        slots.waiting.len() + slots.writing.len()
+    }
+
     /// How many records were dropped since this was last asked.
     pub(crate) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.slots().dropped)
@@ -198,6 +204,7 @@ mod tests {
         let taken = queue.take();
         assert_eq!(taken["a"].record.log_level, "2");
         assert_eq!(level(&queue, "a").as_deref(), Some("2"), "visible while it is written");
+        assert_eq!((queue.waiting(), queue.unwritten()), (0, 1), "and not yet written");
 
         queue.push("a", pending("3"));
         queue.push("b", pending("1"));
@@ -208,7 +215,7 @@ mod tests {
 
         queue.take();
         queue.written();
-        assert_eq!(level(&queue, "a"), None);
+        assert_eq!((level(&queue, "a"), queue.unwritten()), (None, 0));
     }
 
     #[test]

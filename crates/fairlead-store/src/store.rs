@@ -76,6 +76,11 @@ impl Store {
         Ok(Self(Arc::new(Inner { pool, queue, tasks, clock, writers: Mutex::new(writers) })))
     }
 
+    /// How many records of sessions and tasks are on their way to the database: what a crash would lose now.
+    pub fn unwritten(&self) -> usize {
+        self.0.queue.unwritten() + self.0.tasks.unwritten()
+    }
+
     /// Writes what is queued and closes the database. Later writes are dropped, later reads fail.
     pub async fn close(&self) {
         self.0.queue.close();

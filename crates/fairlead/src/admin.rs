@@ -11,6 +11,7 @@ use fairlead_observe::{
     BulkheadReading, ConnectionGauges, GaugeSink, Gauges, GuardCounts, InstanceGauges, Metrics,
     OPENMETRICS_CONTENT_TYPE,
 };
+use fairlead_store::Store;
 use fairlead_upstream::{ListingKind, PoolStats, ServerHandle};
 use fairlead_wire::{CapabilitySet, Era};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -90,18 +91,19 @@ const STATES: &[&str] = &["starting", "ready", "idle", "down", "stopped"];
 
 /// What is measured when somebody looks. Emptied at the end, because the gateway itself holds the metrics that hold this.
 #[derive(Default)]
-pub(crate) struct Watched(Mutex<Option<Gateway>>);
+pub(crate) struct Watched(Mutex<Option<(Gateway, Store)>>);
 
 impl Watched {
-    /// Begins, or ends, to look at a gateway.
-    pub(crate) fn set(&self, gateway: Option<Gateway>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gateway;
+    /// Begins, or ends, to look at a gateway and what it writes to.
+    pub(crate) fn set(&self, house: Option<(Gateway, Store)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = house;
     }
 }
 
 impl Gauges for Watched {
     fn read(&self, out: &mut GaugeSink) {
-        let Some(gateway) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let Some((gateway, store)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        out.unwritten_records(store.unwritten());
         let counts = gateway.counts();
         out.sessions(counts.sessions);
         out.streams(counts.streams);

@@ -105,7 +105,7 @@ impl House {
         })
         .await;
         let watched = Arc::new(Watched::default());
-        watched.set(Some(gateway.clone()));
+        watched.set(Some((gateway.clone(), store.clone())));
         metrics.register(Arc::<Watched>::clone(&watched));
 
         let (stop, stopping) = watch::channel(false);

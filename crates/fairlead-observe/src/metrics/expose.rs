@@ -220,6 +220,7 @@ fn states(encoder: &mut DescriptorEncoder, gauges: &GaugeSink) -> fmt::Result {
         ("fairlead_open_questions", "Questions of servers that wait for an answer", gauges.questions),
         ("fairlead_subscriptions", "Resources that clients watch", gauges.subscriptions),
         ("fairlead_tasks", "Tasks that are remembered", gauges.tasks),
+        ("fairlead_unwritten_records", "Records that are not in the database yet", gauges.unwritten_records),
         ("fairlead_limit_keys", "Callers and other keys that limits are counted for", gauges.limit_keys),
         ("fairlead_processes", "Server processes that run", gauges.processes),
     ] {

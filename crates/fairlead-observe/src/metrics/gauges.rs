@@ -21,6 +21,7 @@ pub struct GaugeSink {
     pub(super) questions: u64,
     pub(super) subscriptions: u64,
     pub(super) tasks: u64,
+    pub(super) unwritten_records: u64,
     pub(super) processes: u64,
     pub(super) limit_keys: u64,
     pub(super) limit_refusals: BTreeMap<(String, &'static str), u64>,
@@ -151,6 +152,11 @@ impl GaugeSink {
     /// Tasks that are remembered.
     pub fn tasks(&mut self, count: usize) {
         self.tasks += count as u64;
+    }
+
+    /// Records of sessions and tasks that are not in the database yet.
+    pub fn unwritten_records(&mut self, count: usize) {
+        self.unwritten_records += count as u64;
     }
 
     /// Answers that are kept, what they take, and how many had to make room so far.

@@ -19,6 +19,7 @@ impl Gauges for Fixed {
         out.open_questions(7);
         out.subscriptions(8);
         out.tasks(9);
+        out.unwritten_records(1);
         out.processes(4);
         out.compressed("zstd", 2, 9_000, 3_000);
         out.limit_keys(4);
@@ -171,6 +172,7 @@ fn states_are_read_when_scraped_and_added_up() {
     has(&text, "fairlead_open_questions 14");
     has(&text, "fairlead_subscriptions 16");
     has(&text, "fairlead_tasks 18");
+    has(&text, "fairlead_unwritten_records 2");
     has(&text, "fairlead_processes 8");
     has(&text, "fairlead_listing_bytes{mcp_server=\"files\",list=\"tools\"} 900");
     has(&text, "fairlead_listing_tokens{mcp_server=\"files\",list=\"tools\"} 200");
