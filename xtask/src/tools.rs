@@ -124,6 +124,12 @@ pub(crate) fn install(cache: &Cache, only: Option<&str>, need: Need) -> Result<(
     Ok(())
 }
 
+/// The groups of the usual run that are not installed.
+pub(crate) fn missing(cache: &Cache) -> Vec<&'static str> {
+    let usual = GROUPS.iter().filter(|group| group.need == Need::Usual);
+    usual.filter(|group| !install::is_installed(cache, group)).map(|group| group.name).collect()
+}
+
 /// `NAME=path` lines for what is installed.
 fn environment(cache: &Cache) -> String {
     let mut lines = format!("{TOOLS_VARIABLE}={}\n", cache.root.display());

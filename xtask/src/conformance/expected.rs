@@ -24,6 +24,9 @@ struct Entry {
     line: usize,
 }
 
+/// How many entries there are. The file only shrinks, and this with it.
+const ENTRIES: usize = 23;
+
 /// What is expected to fail.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
@@ -35,6 +38,18 @@ impl Expected {
     pub(crate) fn load(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         Self::parse(&text).with_context(|| file.display().to_string())
+    }
+
+    /// Reads the file of this project, whose length is known.
+    pub(crate) fn load_own(file: &Path) -> Result<Self> {
+        let expected = Self::load(file)?;
+        match expected.entries.len() {
+            ENTRIES => Ok(expected),
+            more if more > ENTRIES => {
+                bail!("{more} failures are expected, and it was {ENTRIES}: the file only shrinks")
+            }
+            fewer => bail!("{fewer} failures are expected: lower `ENTRIES` in `xtask/src/conformance/expected.rs`"),
+        }
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -191,6 +206,16 @@ mod tests {
         assert_eq!(one_check.judge_direct("old", &direct).len(), 1);
         let well = results(json!({"sse": {"b": "SUCCESS"}}));
         assert!(one_check.judge_direct("old", &well)[0].contains("remove line 1"));
+    }
+
+    #[test]
+    fn the_file_cannot_grow() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines = |count: usize| "lost old ping # why\n".repeat(count);
+        for (count, is_fine) in [(ENTRIES - 1, false), (ENTRIES, true), (ENTRIES + 1, false)] {
+            std::fs::write(file.path(), lines(count)).unwrap();
+            assert_eq!(Expected::load_own(file.path()).is_ok(), is_fine, "{count}");
+        }
     }
 
     #[test]
