@@ -13,6 +13,8 @@ use crate::{
     session::Outlet,
 };
 
+/// Between two looks at a gate.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long a question waits for its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -73,6 +75,11 @@ async fn steps(
         }
         match step {
             Step::Sleep { ms } => tokio::time::sleep(Duration::from_millis(*ms)).await,
+            Step::Gate { path } => {
+                while !path.exists() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
             Step::Progress { times, every_ms } => {
                 for _ in 0..*times {
                     tokio::time::sleep(Duration::from_millis(*every_ms)).await;

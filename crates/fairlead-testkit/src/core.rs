@@ -200,11 +200,14 @@ impl Core {
 
     async fn keep_updating(&self) {
         const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        let mut number = 0_u64;
         loop {
             match self.script().update_every_ms {
                 Some(every_ms) => {
                     tokio::time::sleep(Duration::from_millis(every_ms.max(1))).await;
-                    self.notify("notifications/resources/updated", &json!({"uri": "test://resource/0"})).await;
+                    number += 1;
+                    let params = json!({"uri": "test://resource/0", "number": number});
+                    self.notify("notifications/resources/updated", &params).await;
                 }
                 None => tokio::time::sleep(LOOK_AGAIN).await,
             }

@@ -20,7 +20,7 @@ pub struct Received {
     pub at: Duration,
     /// Number of the connection it came on, from 1.
     pub connection: u64,
-    /// `POST`, `GET`, `DELETE`.
+    /// `POST`, `GET`, `DELETE`; of the handshake of a WebSocket `UPGRADE`, of its messages `FRAME`, of lines `LINE`.
     pub http_method: String,
     /// The path with the query.
     pub path: String,

@@ -4,13 +4,17 @@
 //! what is switched on adds up.
 
 mod garbage;
+mod question;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::garbage::Garbage;
+pub use self::{garbage::Garbage, question::Question};
 use crate::rounds::Round;
 
 /// The whole behaviour of one scripted server.
@@ -259,7 +263,7 @@ impl Script {
         self
     }
 
-    /// Updates its first resource every so often.
+    /// Updates its first resource every so often; the member `number` of the notice counts them.
     pub fn update_every_ms(mut self, every_ms: u64) -> Self {
         self.update_every_ms = Some(every_ms);
         self
@@ -457,6 +461,11 @@ impl ToolScript {
         self.step(Step::Sleep { ms })
     }
 
+    /// Waits until there is a file with this path.
+    pub fn gate(self, path: &Path) -> Self {
+        self.step(Step::Gate { path: path.to_owned() })
+    }
+
     /// Reports progress `times` times; 30 times every 1,000 ms is the usual long call.
     pub fn progress(self, times: u64, every_ms: u64) -> Self {
         self.step(Step::Progress { times, every_ms })
@@ -493,6 +502,11 @@ pub enum Step {
     Sleep {
         /// Milliseconds.
         ms: u64,
+    },
+    /// Waits until a file exists: a call that goes on for as long as a test needs it, in whatever process.
+    Gate {
+        /// The file.
+        path: PathBuf,
     },
     /// Sends `notifications/progress` when the request carries a token.
     Progress {
@@ -578,62 +592,6 @@ pub enum Finish {
     Die,
     /// A wrong answer.
     Garbage(Garbage),
-}
-
-/// What a server asks its client.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Question {
-    /// `elicitation/create` with a form.
-    Elicitation,
-    /// `elicitation/create` with a URL.
-    ElicitationUrl,
-    /// `sampling/createMessage`.
-    Sampling,
-    /// `sampling/createMessage` with tools.
-    SamplingTools,
-    /// `roots/list`.
-    Roots,
-    /// `ping`.
-    Ping,
-}
-
-impl Question {
-    pub(crate) fn method(self) -> &'static str {
-        match self {
-            Self::Elicitation | Self::ElicitationUrl => "elicitation/create",
-            Self::Sampling | Self::SamplingTools => "sampling/createMessage",
-            Self::Roots => "roots/list",
-            Self::Ping => "ping",
-        }
-    }
-
-    pub(crate) fn params(self) -> Value {
-        match self {
-            Self::Elicitation => json!({
-                "mode": "form",
-                "message": "What is your name?",
-                "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
-            }),
-            Self::ElicitationUrl => json!({
-                "mode": "url",
-                "message": "Please sign in.",
-                "url": "https://example.com/sign-in",
-                "elicitationId": "sign-in-1",
-            }),
-            Self::Sampling => json!({
-                "messages": [{"role": "user", "content": {"type": "text", "text": "What is the capital of France?"}}],
-                "maxTokens": 100,
-            }),
-            Self::SamplingTools => json!({
-                "messages": [{"role": "user", "content": {"type": "text", "text": "How warm is it in Paris?"}}],
-                "maxTokens": 100,
-                "tools": [{"name": "weather", "inputSchema": {"type": "object"}}],
-                "toolChoice": {"mode": "required"},
-            }),
-            Self::Roots | Self::Ping => json!({}),
-        }
-    }
 }
 
 /// The stream something is sent on; over stdio there is only one.

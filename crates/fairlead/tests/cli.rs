@@ -7,6 +7,7 @@ mod cli {
     mod check;
     mod fixture;
     mod import;
+    mod install;
     mod instance;
     mod listing;
     mod operators;

@@ -1,6 +1,6 @@
 //! What comes back: a stream of frames, or all of them.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::{Bytes, BytesMut};
@@ -231,6 +231,57 @@ impl AnswerStream {
         tokio::time::timeout(limit, waiting).await.with_context(|| format!("no `{method}` within {limit:?}"))?
     }
 
+    /// Listens for `limit`, and fails when a frame with data comes, or the stream ends or breaks.
+    ///
+    /// # Errors
+    /// Anything but silence.
+    pub async fn silent(&mut self, limit: Duration) -> anyhow::Result<()> {
+        self.listen_for_nothing(limit, |_| true).await
+    }
+
+    /// The same, where only frames with this method are meant (questions are answered on the way).
+    ///
+    /// # Errors
+    /// As [`AnswerStream::silent`].
+    pub async fn silent_of(&mut self, method: &str, limit: Duration) -> anyhow::Result<()> {
+        self.listen_for_nothing(limit, |message| message["method"] == method).await
+    }
+
+    async fn listen_for_nothing(&mut self, limit: Duration, meant: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+        let listening = async {
+            loop {
+                let Some(frame) = self.next_frame().await? else { bail!("the stream ended") };
+                let message = frame.json();
+                if !frame.data.is_empty() && meant(&message) {
+                    bail!("heard {message}");
+                }
+                self.reply(&message).await?;
+            }
+        };
+        match tokio::time::timeout(limit, listening).await {
+            Ok(ended) => ended.map(|never: Infallible| match never {}),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits for a comment beyond those that have come.
+    ///
+    /// # Errors
+    /// A connection that breaks or ends, nothing in time.
+    pub async fn next_comment(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let comments = |all: &[u8]| all.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b":")).count();
+        let before = comments(&self.all);
+        let waiting = async {
+            while comments(&self.all) == before {
+                if !self.read_more().await? {
+                    bail!("the stream ended before a comment");
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limit, waiting).await.with_context(|| format!("no comment within {limit:?}"))?
+    }
+
     /// Reads to the end, answering what the server asks; a stream ends with the answer to its request.
     ///
     /// # Errors
@@ -304,27 +355,28 @@ impl AnswerStream {
             if self.ended {
                 return Ok(None);
             }
-            match self.body.frame().await {
-                Some(frame) => {
-                    let frame = frame.context("the answer broke off")?;
-                    if let Ok(data) = frame.into_data() {
-                        if self.all.len() + data.len() > MAX_ANSWER_BYTES {
-                            bail!("the answer has more than {MAX_ANSWER_BYTES} bytes");
-                        }
-                        self.all.extend_from_slice(&data);
-                        self.unread.extend_from_slice(&data);
-                    }
-                }
-                None => {
-                    self.ended = true;
-                    if !self.is_stream && !self.unread.is_empty() {
-                        let frame = Frame { data: self.unread.split().freeze(), ..Frame::default() };
-                        self.frames.push(frame.clone());
-                        return Ok(Some(frame));
-                    }
-                }
+            if !self.read_more().await? && !self.is_stream && !self.unread.is_empty() {
+                let frame = Frame { data: self.unread.split().freeze(), ..Frame::default() };
+                self.frames.push(frame.clone());
+                return Ok(Some(frame));
             }
         }
+    }
+
+    /// Reads what comes next; `false` at the end.
+    async fn read_more(&mut self) -> anyhow::Result<bool> {
+        let Some(frame) = self.body.frame().await else {
+            self.ended = true;
+            return Ok(false);
+        };
+        if let Ok(data) = frame.context("the answer broke off")?.into_data() {
+            if self.all.len() + data.len() > MAX_ANSWER_BYTES {
+                bail!("the answer has more than {MAX_ANSWER_BYTES} bytes");
+            }
+            self.all.extend_from_slice(&data);
+            self.unread.extend_from_slice(&data);
+        }
+        Ok(true)
     }
 }
 

@@ -297,7 +297,7 @@ fn talks(exchange: &Exchange, script: &Script, incoming: &Incoming) -> bool {
         Some("subscriptions/listen") => exchange.modern,
         Some("tasks/result") => !exchange.modern,
         Some("tools/call") => steps(exchange, script, incoming).iter().any(|step| match step {
-            Step::Sleep { .. } => false,
+            Step::Sleep { .. } | Step::Gate { .. } => false,
             Step::Ask { via, .. } | Step::AskTogether { via, .. } => *via == Via::Call && !exchange.modern,
             Step::Notify { via, .. } => *via == Via::Call,
             Step::Progress { .. } | Step::Log { .. } | Step::Raw { .. } | Step::HangUp { .. } => true,

@@ -34,6 +34,10 @@ where
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY)?.clone();
     let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
     let upgrading = hyper::upgrade::on(&mut request);
+    let mut handshake = note(core, number, "UPGRADE", Vec::new());
+    handshake.path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+    handshake.headers = request.headers().clone();
+    core.recorder.add(handshake);
     let serving = Arc::clone(core);
     core.spawn(async move {
         if let Ok(upgraded) = upgrading.await {

@@ -98,8 +98,10 @@ fn a_gateway_elsewhere_may_refuse_or_not_be_there() {
     assert_eq!(ran.code, 3, "{ran:?}");
     let ran = call(&answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"));
     assert_eq!(ran.code, 4, "{ran:?}");
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    let ran = call(&format!("http://{free}"));
+    // Bound and not listening, so that nobody else can.
+    let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let ran = call(&format!("http://{}", held.local_addr().expect("an address")));
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.stderr.contains("hint: "), "{ran:?}");
     let ran = call("nonsense");

@@ -4,13 +4,20 @@ use super::fixture::Fixture;
 
 const CODEX: &str = "model = \"m\" # best\n\n[mcp_servers.x]\ncommand = \"c\"\n";
 
+/// A configuration that says where it listens, which nobody does here.
+fn listening() -> Fixture {
+    let fixture = Fixture::new("");
+    fixture.write("fairlead.yaml", "listen: { address: 127.0.0.1:8765 }\nservers: {}\n");
+    fixture
+}
+
 fn text(fixture: &Fixture, path: &str) -> Option<String> {
     std::fs::read_to_string(fixture.path().join(path)).ok()
 }
 
 #[test]
 fn what_is_installed_can_be_undone_to_the_byte() {
-    let fixture = Fixture::new("listen: { address: 127.0.0.1:8765 }\n");
+    let fixture = listening();
     fixture.write("home/.codex/config.toml", CODEX);
     let file = "home/.codex/config.toml";
     let install = |rest: &[&str]| {
@@ -43,7 +50,7 @@ fn what_is_installed_can_be_undone_to_the_byte() {
 
 #[test]
 fn a_client_without_a_file_gets_one_and_loses_it() {
-    let fixture = Fixture::new("listen: { address: 127.0.0.1:8765 }\n");
+    let fixture = listening();
     for client in ["claude-desktop", "goose"] {
         let ran = fixture.run(&["install", client, "-c", "fairlead.yaml", "--file", "new/file"]);
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -56,7 +63,7 @@ fn a_client_without_a_file_gets_one_and_loses_it() {
 
 #[test]
 fn what_cannot_be_done_is_said_and_nothing_is_written() {
-    let fixture = Fixture::new("listen: { address: 127.0.0.1:8765 }\n");
+    let fixture = listening();
     fixture.write("broken.json", "{\"mcpServers\": [");
     for (arguments, reason) in [
         (&["install", "nobody"][..], "known are claude-code"),

@@ -25,7 +25,7 @@ fn a_call_in_flight_finishes_and_no_process_is_left() {
     let mut up = fixture.up();
     fixture.servers();
     assert!(!marked(mark).is_empty());
-    let call = call(&fixture, 1500);
+    let call = call(&fixture, 5000);
     up.signal(Signal::SIGTERM);
     let ran = finish(call);
     assert_eq!(ran.code, 0, "{ran:?}");

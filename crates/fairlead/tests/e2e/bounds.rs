@@ -12,7 +12,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually_some, relaxed, rows};
+use crate::support::{
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually_some, gate::Gate, relaxed, rows,
+};
 
 /// What a client that does not read may cost.
 const ALLOWED: u64 = 36 * 1024 * 1024;
@@ -21,8 +23,8 @@ fn message(answer: &Answer) -> String {
     answer.error()["message"].as_str().unwrap_or_default().to_owned()
 }
 
-fn lingering() -> Script {
-    Script::legacy().tool(ToolScript::new("linger").sleep(2_000))
+fn lingering(gate: &Gate) -> Script {
+    Script::legacy().tool(gate.tool("linger"))
 }
 
 async fn one(limits: &str, of_server: &str, server: &ScriptedServer) -> Gateway {
@@ -32,7 +34,7 @@ async fn one(limits: &str, of_server: &str, server: &ScriptedServer) -> Gateway 
     gateway
 }
 
-/// Begins a call that takes two seconds, and waits until the gateway has `in_flight` of them.
+/// Begins a call that waits at the gate, and waits until the gateway has `in_flight` of them.
 async fn begin(
     gateway: &Gateway,
     client: &McpClient,
@@ -46,7 +48,8 @@ async fn begin(
 
 #[tokio::test]
 async fn calls_of_a_session_are_bounded() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let gateway = one("sessions: { max_calls: 2 }", "", &server).await;
     let (greedy, other) = (gateway.legacy("/mcp", NEWEST_LEGACY).await, gateway.legacy("/mcp", NEWEST_LEGACY).await);
     let calls = [begin(&gateway, &greedy, 1).await, begin(&gateway, &greedy, 2).await];
@@ -54,6 +57,7 @@ async fn calls_of_a_session_are_bounded() {
     assert_eq!(answer.status, 429, "{:?}", answer.body);
     assert!(message(&answer).contains("FL-1109") && message(&answer).contains("max_calls"), "{}", message(&answer));
     other.call("a__tool_0", json!({})).await.expect("others are not concerned");
+    gate.open();
     for call in calls {
         call.await.unwrap().unwrap();
     }
@@ -62,8 +66,9 @@ async fn calls_of_a_session_are_bounded() {
 
 #[tokio::test]
 async fn calls_to_a_server_are_bounded() {
-    let server = ScriptedServer::start(lingering()).await;
-    let free = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
+    let free = ScriptedServer::start(Script::legacy()).await;
     let gateway = Gateway::start(&format!(
         "servers:\n  a: {{ url: \"{}\", max_calls: 2 }}\n  b: {{ url: \"{}\" }}\n",
         server.url(),
@@ -79,6 +84,7 @@ async fn calls_to_a_server_are_bounded() {
     assert!(message(&answer).contains("FL-1305") && message(&answer).contains("was not made"), "{}", message(&answer));
     assert!(start.elapsed() < relaxed(SECOND));
     client.call("b__tool_0", json!({})).await.unwrap();
+    gate.open();
     for call in calls {
         call.await.unwrap().unwrap();
     }
@@ -116,7 +122,7 @@ async fn an_answer_over_the_limit_fails_its_own_call_and_at_once() {
 
 #[tokio::test]
 async fn sessions_and_streams_are_bounded() {
-    let server = ScriptedServer::start(lingering()).await;
+    let server = ScriptedServer::start(Script::legacy()).await;
     let gateway = one("sessions: { max: 2, max_streams: 1 }", "", &server).await;
     let first = gateway.legacy("/mcp", NEWEST_LEGACY).await;
     let second = gateway.legacy("/mcp", NEWEST_LEGACY).await;
@@ -141,7 +147,7 @@ async fn sessions_and_streams_are_bounded() {
 
 #[tokio::test]
 async fn a_stream_without_a_session_counts_and_one_with_a_session_counts_once() {
-    let server = ScriptedServer::start(lingering()).await;
+    let server = ScriptedServer::start(Script::legacy()).await;
     let gateway = one("sessions: { max_streams: 1 }", "", &server).await;
     let connecting = || async {
         let options = AnyClientOptions {
@@ -175,7 +181,7 @@ async fn a_stream_without_a_session_counts_and_one_with_a_session_counts_once() 
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let server = ScriptedServer::start(lingering()).await;
+    let server = ScriptedServer::start(Script::legacy()).await;
     let gateway = one("workers: 1\nlisten: { address: \"127.0.0.1:0\", max_connections: 4 }", "", &server).await;
     let mut held = Vec::new();
     for _ in 0..4 {

@@ -6,7 +6,7 @@ use fairlead_testkit::{Answer, Finish, Garbage, Hang, McpClient, Script, Scripte
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::support::{
@@ -23,9 +23,12 @@ const FIRST_WAIT: Duration = Duration::from_secs(3);
 /// What a measured wait may be off.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// A port of loopback where nobody listens.
-async fn refused_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port of loopback where nobody listens, and nobody else can as long as the socket is held.
+fn refused_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 /// Servers that the list of an endpoint says are missing or stale, with the reason.
@@ -96,9 +99,10 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
         yaml += &format!("  slow{n}: {{ url: \"{}\" }}\n", server.url());
         slow.push(server);
     }
-    let mut dead = Vec::new();
+    let (mut dead, mut held) = (Vec::new(), Vec::new());
     for n in 0..5 {
-        let port = refused_port().await;
+        let (socket, port) = refused_port();
+        held.push(socket);
         yaml += &format!("  refused{n}: {{ url: \"http://127.0.0.1:{port}/mcp\" }}\n");
         yaml += &format!("  missing{n}: {{ command: \"no-such-program-{n}\", args: [\"s3cret\"] }}\n");
         dead.extend([format!("refused{n}"), format!("missing{n}")]);
@@ -120,7 +124,7 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
     let mut gateway = Gateway::start(&yaml).await;
     let ready = start.elapsed();
     println!("ready after {ready:?}");
-    assert!(ready < SECOND * SLACK, "ready after {ready:?}");
+    assert!(ready < relaxed(SECOND * SLACK), "ready after {ready:?}");
 
     // Cold: as much as there is within the wait, and who is missing.
     let client = gateway.modern("/mcp");
@@ -128,7 +132,7 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
     let cold = client.result("tools/list", json!({})).await.unwrap();
     let took = start.elapsed();
     println!("a cold list after {took:?} with {} tools", names(&cold).len());
-    assert!(took < FIRST_WAIT + MARGIN, "a cold list took {took:?}");
+    assert!(took < relaxed(FIRST_WAIT + MARGIN), "a cold list took {took:?}");
     let missing = &cold["_meta"]["fairlead/servers"];
     for server in dead.iter().cloned().chain((0..5).map(|n| format!("slow{n}"))) {
         assert!(!reason(missing, &server).is_empty(), "no reason for {server} in {missing}");
@@ -171,11 +175,11 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
     let start = Instant::now();
     let warm = client.result("tools/list", json!({})).await.unwrap();
     let first = start.elapsed();
-    assert!(first < FIRST_WAIT / 2, "the first warm list took {first:?}");
+    assert!(first < relaxed(FIRST_WAIT / 2), "the first warm list took {first:?}");
     assert_eq!(names(&warm).len(), (REMOTE + LOCAL) * EACH, "a warm list is complete");
     let median = median_list_time(&gateway).await;
     println!("the first warm list after {first:?}, then {median:?} (median)");
-    assert!(median < LIST, "{median:?}");
+    assert!(median < relaxed(LIST), "{median:?}");
     let settled = eventually_some(PATIENCE, "only what is gone is stale", async || {
         let list = client.result("tools/list", json!({})).await.unwrap();
         let tools = list["tools"].as_array().unwrap();
@@ -192,7 +196,8 @@ async fn fifty_servers_of_which_fifteen_are_broken() {
         assert!(start.elapsed() < relaxed(SECOND));
         assert!(refusal(&answer).contains("FL-1301"));
     }
-    assert!(median_list_time(&gateway).await < LIST);
+    let median = median_list_time(&gateway).await;
+    assert!(median < relaxed(LIST), "{median:?}");
 }
 
 #[tokio::test]
@@ -222,8 +227,8 @@ async fn a_first_list_waits_as_long_as_it_is_told() {
         let gateway = Gateway::start(&yaml).await;
         let start = Instant::now();
         let list = gateway.modern("/mcp").result("tools/list", json!({})).await.unwrap();
-        let took = start.elapsed().as_millis();
-        assert!((least..most).contains(&took), "`first_wait: {wait}` took {took} ms");
+        let (took, most) = (start.elapsed(), relaxed(Duration::from_millis(most)));
+        assert!((Duration::from_millis(least)..most).contains(&took), "`first_wait: {wait}` took {took:?}");
         assert!(names(&list).is_empty());
         assert_eq!(reason(&list["_meta"]["fairlead/servers"], "slow"), "still starting");
     }
@@ -307,7 +312,7 @@ async fn each_kind_of_broken_server_leaves_the_others_alone_and_says_why() {
 
 #[tokio::test]
 async fn a_call_to_a_server_that_is_down_fails_at_once_on_every_path() {
-    let refused = refused_port().await;
+    let (_held, refused) = refused_port();
     let yaml = format!(
         "servers:\n  refused: {{ url: \"http://127.0.0.1:{refused}/mcp\" }}\n  missing: {{ command: no-such-program }}\n  \
          exits: {{ command: sh, args: [\"-c\", \"exit 7\"] }}\n"
@@ -395,7 +400,7 @@ async fn a_server_that_floods_its_output_drowns_nobody() {
     }
     let (grown, logged) = (gateway.resident_bytes().saturating_sub(before), gateway.log().len());
     println!("beside three floods the slowest call took {slowest:?}; {grown} bytes more, {logged} bytes of log");
-    assert!(slowest < SECOND, "{slowest:?}");
+    assert!(slowest < relaxed(SECOND), "{slowest:?}");
     assert!(grown < 32 << 20, "{grown} bytes");
     assert!(logged < 256 << 10, "{logged} bytes of log");
     gateway.stop().await;

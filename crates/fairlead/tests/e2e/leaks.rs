@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, relaxed, rows,
-    scripted_program,
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, gate::Gate, processes, relaxed,
+    rows, scripted_program,
 };
 
 /// A server with a tool that takes a minute.
@@ -25,23 +25,43 @@ fn lingering() -> Script {
     Script::legacy().tool(ToolScript::new("linger").sleep(60_000))
 }
 
-/// A client that begins a call and vanishes when the server has it.
-async fn vanish(gateway: &Gateway, tool: &str) {
-    let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
-    // The headers come with the answer or with the first sign of life: nobody waits for them.
-    let call = client.start("tools/call", json!({"name": tool, "arguments": {}}));
-    tokio::time::timeout(Duration::from_millis(100), call).await.ok();
-}
-
-/// Rude clients, `wave` at a time.
-async fn vanish_all(gateway: &Gateway, tools: &[&str], count: usize, wave: usize) {
-    let mut number = 0;
+/// Rude clients, `wave` at a time: each begins a call, and vanishes when its server has it. `heard` says how many calls
+/// the servers had so far. Returns how many had room, of each tool.
+async fn vanish_all<const TOOLS: usize>(
+    gateway: &Gateway,
+    tools: &[&'static str; TOOLS],
+    count: usize,
+    wave: usize,
+    heard: impl Fn() -> usize,
+) -> [usize; TOOLS] {
+    let (mut number, mut began) = (0, [0; TOOLS]);
     while number < count {
         let wave = wave.min(count - number);
-        let rude = (0..wave).map(|n| vanish(gateway, tools[(number + n) % tools.len()]));
-        futures_util::future::join_all(rude).await;
+        let clients = futures_util::future::join_all((0..wave).map(|_| gateway.legacy("/mcp", NEWEST_LEGACY))).await;
+        let before = heard();
+        let start = |(n, client): (usize, McpClient)| {
+            let tool = (number + n) % TOOLS;
+            let params = json!({"name": tools[tool], "arguments": {}});
+            (tool, tokio::spawn(async move { client.request("tools/call", params).await }))
+        };
+        let calls: Vec<_> = clients.into_iter().enumerate().map(start).collect();
+        eventually(PATIENCE, "each call is at its server, or refused", || {
+            let refused = calls.iter().filter(|(_, call)| call.is_finished()).count();
+            heard() - before + refused >= wave
+        })
+        .await;
+        for (tool, call) in calls {
+            if !call.is_finished() {
+                began[tool] += 1;
+                call.abort();
+                continue;
+            }
+            let said = call.await.unwrap().unwrap().error().to_string();
+            assert!(said.contains("FL-1305"), "{}: {said}", tools[tool]);
+        }
         number += wave;
     }
+    began
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,13 +113,19 @@ async fn rude_clients_and_a_killed_gateway_leave_nothing() {
     });
 
     // The level to return to: everything was used once.
-    vanish_all(&gateway, &tools, 40, 20).await;
-    eventually(PATIENCE, "the first clients are gone", || gateway.log().contains("connected to the server")).await;
+    let heard = || {
+        let local = [&family, &stubborn, &shell].map(|server| server.received_method("tools/call").len());
+        local.iter().sum::<usize>() + remote.received_method("tools/call").len()
+    };
+    vanish_all(&gateway, &tools, 40, 20, heard).await;
     tokio::time::sleep(SECOND * 2).await;
     let level = gateway.resident_bytes();
     let files = processes::open_files(gateway.pid()).unwrap();
 
-    vanish_all(&gateway, &tools, VANISH, 60).await;
+    let began = vanish_all(&gateway, &tools, VANISH, 60, heard).await;
+    // Where each session has a process of its own there is room for few.
+    let shared = [began[0], began[1], began[3]];
+    assert_eq!(shared, [VANISH / tools.len(); 3], "calls the servers had: {began:?} of {tools:?}");
     let mut never_closed = JoinSet::new();
     for n in 0..NEVER_CLOSED {
         let client = McpClient::new(&gateway.url("/mcp")).limit(PATIENCE);
@@ -179,10 +205,10 @@ async fn processes_never_exceed_the_cap_even_while_stubborn_ones_are_stopped() {
 
 #[tokio::test]
 async fn a_call_over_the_cap_is_refused_and_told_why() {
-    let script = Script::legacy().tool(ToolScript::new("linger").sleep(3_000));
-    let local = StdioServer::new(script.clone());
-    let remote = ScriptedServer::start(script).await;
-    for server in [local.yaml(), format!("url: \"{}\"", remote.url())] {
+    let (gates, script) = ([Gate::new(), Gate::new()], |gate: &Gate| Script::legacy().tool(gate.tool("linger")));
+    let local = StdioServer::new(script(&gates[0]));
+    let remote = ScriptedServer::start(script(&gates[1])).await;
+    for (server, gate) in [local.yaml(), format!("url: \"{}\"", remote.url())].iter().zip(&gates) {
         let yaml = format!("servers:\n  a: {{ {server}, share: per_session, max_sessions: 2 }}\n");
         let gateway = Gateway::start(&yaml).await;
         rows::until_listed(&gateway, "a").await;
@@ -198,6 +224,7 @@ async fn a_call_over_the_cap_is_refused_and_told_why() {
         let said = answer.error()["message"].as_str().unwrap_or_default().to_owned();
         assert!(said.contains("FL-1305") && said.contains("max_sessions"), "{said}");
         assert!(start.elapsed() < relaxed(SECOND), "{:?}", start.elapsed());
+        gate.open();
         for call in busy {
             call.await.unwrap().unwrap();
         }
@@ -207,7 +234,8 @@ async fn a_call_over_the_cap_is_refused_and_told_why() {
 
 #[tokio::test]
 async fn a_drain_lets_calls_finish_and_leaves_nothing() {
-    let script = Script::legacy().tool(ToolScript::new("linger").sleep(2_000));
+    let gate = Gate::new();
+    let script = Script::legacy().tool(gate.tool("linger"));
     let local = StdioServer::new(script.clone());
     let remote = ScriptedServer::start(script.sse()).await;
     let yaml = format!("servers:\n  local: {{ {} }}\n  remote: {{ url: \"{}\" }}\n", local.yaml(), remote.url());
@@ -226,11 +254,12 @@ async fn a_drain_lets_calls_finish_and_leaves_nothing() {
     gateway.signal(Signal::SIGTERM);
     // An open stream ends, so that its client looks for another gateway; new calls are refused.
     let ended = async { while stream.next(PATIENCE).await.unwrap().is_some() {} };
-    tokio::time::timeout(SECOND, ended).await.expect("the stream ends");
+    tokio::time::timeout(relaxed(SECOND), ended).await.expect("the stream ends");
     if let Ok(answer) = gateway.modern("/mcp").request("tools/call", json!({"name": "local__tool_0"})).await {
         assert!(answer.error()["message"].as_str().unwrap_or_default().contains("FL-1111"), "{:?}", answer.body);
         assert_eq!(answer.status, 503);
     }
+    gate.open();
     for call in calls {
         call.await.unwrap().expect("a call in flight finishes");
     }
@@ -370,7 +399,8 @@ async fn clients_that_vanish_free_what_they_held() {
     let gateway = Gateway::start(&yaml).await;
     rows::until_listed(&gateway, "a").await;
     for _ in 0..5 {
-        vanish_all(&gateway, &["a__linger"], 5, 5).await;
+        let began = vanish_all(&gateway, &["a__linger"], 5, 5, || server.received_method("tools/call").len()).await;
+        assert_eq!(began, [5]);
         rows::until(&gateway, "a", PATIENCE, "no call in flight", |row| row["calls"] == 0).await;
     }
     // The connections to the server that carried their calls are closed: one stream and what is kept idle stay.

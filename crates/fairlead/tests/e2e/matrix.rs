@@ -66,6 +66,7 @@ async fn every_client_before_every_server_with_every_feature() {
     for (row, outcome) in changes::everybody_hears(&house, &rows).await {
         table.put(&row, Feature::ListChanged, outcome);
     }
+    println!("{}", table.markdown());
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("matrix.md"), table.markdown()).unwrap();
     let failures = table.failures();
     assert!(failures.is_empty(), "{} of {} cells are lost:\n{}", failures.len(), table.len(), failures.join("\n"));

@@ -3,7 +3,7 @@
 use fairlead_testkit::{McpClient, Script, ScriptedServer, Step, ToolScript, Via};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, relaxed};
 
 /// Names of tools, and whether they can be exposed unchanged behind `web__` with 48 characters.
 fn originals() -> Vec<(String, bool)> {
@@ -309,7 +309,7 @@ async fn prefixed_uris_are_prefixed_wherever_they_occur() {
     let subscribed = web.received_method("resources/subscribe");
     assert_eq!(subscribed.last().unwrap().json()["params"]["uri"], "test://resource/0");
     client.call("web__updates", json!({})).await.unwrap();
-    let told = stream.next_method("notifications/resources/updated", 2 * SECOND).await.unwrap();
+    let told = stream.next_method("notifications/resources/updated", relaxed(2 * SECOND)).await.unwrap();
     assert_eq!(told["params"]["uri"], exposed);
     client.result("resources/unsubscribe", json!({"uri": exposed})).await.unwrap();
     let left = || web.received_method("resources/unsubscribe").len() == 1;

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use fairlead_testkit::{Answer, McpClient, Script, ScriptedServer, ToolScript};
+use fairlead_testkit::{Answer, McpClient, Script, ScriptedServer};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::{Gateway, PATIENCE, eventually_some, get, rows};
+use crate::support::{Gateway, PATIENCE, eventually_some, gate::Gate, get, rows};
 
-fn lingering() -> Script {
-    Script::legacy().tool(ToolScript::new("linger").sleep(4_000))
+fn lingering(gate: &Gate) -> Script {
+    Script::legacy().tool(gate.tool("linger"))
 }
 
 async fn request(client: &McpClient, tool: &str, priority: Option<&str>) -> Answer {
@@ -46,9 +46,10 @@ fn is_refused(answer: &Answer, status: u16, code: &str) -> Value {
 
 #[tokio::test]
 async fn one_full_pool_never_delays_another() {
-    let (slow, quick) = (ScriptedServer::start(lingering()).await, ScriptedServer::start(Script::legacy()).await);
+    let gate = Gate::new();
+    let (slow, quick) = (ScriptedServer::start(lingering(&gate)).await, ScriptedServer::start(Script::legacy()).await);
     let gateway = Gateway::start(&format!(
-        "bulkheads: {{ narrow: {{ concurrency: 2, queue: 1, queue_time: 300ms }} }}\nservers:\n  \
+        "bulkheads: {{ narrow: {{ concurrency: 2, queue: 1, queue_time: 3s }} }}\nservers:\n  \
          slow: {{ url: \"{}\", bulkhead: narrow }}\n  quick: {{ url: \"{}\", bulkhead: standard }}\n",
         slow.url(),
         quick.url()
@@ -70,6 +71,7 @@ async fn one_full_pool_never_delays_another() {
     }
     is_refused(&queued.await.unwrap(), 503, "FL-1314");
     assert!(running.iter().all(|call| !call.is_finished()), "the others were not delayed by those under way");
+    gate.open();
     for call in running {
         assert_eq!(call.await.unwrap().status, 200);
     }
@@ -101,7 +103,8 @@ async fn a_pool_that_a_call_is_in_twice_is_entered_once_and_waited_for_no_longer
 
 #[tokio::test]
 async fn what_is_important_goes_first_as_far_as_the_client_may_say_so() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let gateway = Gateway::start(&format!(
         "overload: {{ max_calls: 10000, raise_to: high }}\nbulkheads: {{ one: {{ concurrency: 1, queue: 8, queue_time: \
          20s }} }}\nservers:\n  a: {{ url: \"{}\", bulkhead: one, tools: {{ rules: {{ tool_2: {{ priority: critical }} }} }} }}\n",
@@ -118,6 +121,7 @@ async fn what_is_important_goes_first_as_far_as_the_client_may_say_so() {
         waiting.push(begin(&client, tool, priority));
         metric(&gateway, &format!("fairlead_bulkhead_waiting{{bulkhead=\"one\"}} {}", waiting.len())).await;
     }
+    gate.open();
     assert_eq!(first.await.unwrap().status, 200);
     for call in waiting {
         assert_eq!(call.await.unwrap().status, 200);
@@ -132,7 +136,8 @@ async fn what_is_important_goes_first_as_far_as_the_client_may_say_so() {
 
 #[tokio::test]
 async fn load_and_memory_shed_the_least_important_first() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let yaml = |overload: &str| {
         format!("overload: {{ {overload}, retry_after: 7s }}\nservers:\n  a: {{ url: \"{}\" }}\n", server.url())
     };
@@ -146,6 +151,7 @@ async fn load_and_memory_shed_the_least_important_first() {
     is_refused(&answer, 503, "FL-1504");
     assert_eq!(answer.header("retry-after"), Some("7"));
     assert_eq!(request(&client, "a__tool_0", None).await.status, 200);
+    gate.open();
     for call in calls {
         assert_eq!(call.await.unwrap().status, 200);
     }

@@ -2,11 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use fairlead_testkit::{Hang, McpClient, Script, ScriptedServer, StdioScript, ToolScript};
+use fairlead_testkit::{Hang, McpClient, Script, ScriptedServer, StdioScript};
 use serde_json::json;
 
 use crate::support::{
-    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, processes, rows,
+    Gateway, NEWEST_LEGACY, PATIENCE, SECOND, StdioServer, eventually, eventually_some, gate::Gate, processes, relaxed,
+    rows,
 };
 
 async fn tool_names(client: &McpClient) -> Vec<String> {
@@ -14,13 +15,14 @@ async fn tool_names(client: &McpClient) -> Vec<String> {
     tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn lingering() -> Script {
-    Script::legacy().tools(1).tool(ToolScript::new("linger").sleep(2_000))
+fn lingering(gate: &Gate) -> Script {
+    Script::legacy().tools(1).tool(gate.tool("linger"))
 }
 
 #[tokio::test]
 async fn an_untouched_server_keeps_its_process_and_its_calls_and_a_changed_one_finishes_them() {
-    let (same, changed) = (StdioServer::new(lingering()), StdioServer::new(lingering()));
+    let gate = Gate::new();
+    let (same, changed) = (StdioServer::new(lingering(&gate)), StdioServer::new(lingering(&gate)));
     let yaml = |level: &str| {
         format!(
             "servers:\n  same: {{ {} }}\n  changed: {{ {}, env: {{ LEVEL: \"{level}\" }} }}\n",
@@ -52,6 +54,8 @@ async fn an_untouched_server_keeps_its_process_and_its_calls_and_a_changed_one_f
     .await;
     assert_eq!(same.living(), kept);
     eventually(PATIENCE, "the new process", || changed.pids().len() == 2).await;
+    assert!(calls.iter().all(|call| !call.is_finished()), "they wait at the gate");
+    gate.open();
     for call in calls {
         call.await.unwrap().expect("a call in flight finishes");
     }
@@ -92,7 +96,8 @@ async fn an_untouched_remote_server_keeps_its_session_and_subscriptions() {
 
 #[tokio::test]
 async fn a_removed_server_vanishes_and_an_added_one_appears() {
-    let (stays, goes) = (StdioServer::new(lingering()), StdioServer::new(lingering()));
+    let gate = Gate::new();
+    let (stays, goes) = (StdioServer::new(lingering(&gate)), StdioServer::new(lingering(&gate)));
     let yaml = |names: &[(&str, &StdioServer)]| {
         let lines: String = names.iter().map(|(name, server)| format!("  {name}: {{ {} }}\n", server.yaml())).collect();
         format!("servers:\n{lines}")
@@ -110,17 +115,18 @@ async fn a_removed_server_vanishes_and_an_added_one_appears() {
     rows::until(&gateway, "goes", PATIENCE, "in flight", |row| row["calls"] == 1).await;
 
     gateway.reload(&yaml(&[("stays", &stays)])).await;
-    stream.next_method("notifications/tools/list_changed", SECOND * 2).await.unwrap();
+    stream.next_method("notifications/tools/list_changed", relaxed(SECOND * 2)).await.unwrap();
     assert_eq!(tool_names(&client).await, ["stays__linger", "stays__tool_0"]);
     let answer = client.request("tools/call", json!({"name": "goes__tool_0"})).await.unwrap();
     assert!(answer.error()["message"].as_str().unwrap_or_default().contains("FL-1201"), "{:?}", answer.body);
     let gone = single.request("tools/list", json!({})).await.unwrap();
     assert_eq!(gone.status, 404, "{:?}", gone.body);
+    gate.open();
     call.await.unwrap().expect("a call in flight finishes, also on a server that is removed");
     eventually(PATIENCE, "its process is gone", || goes.living().is_empty()).await;
 
     gateway.reload(&yaml(&[("stays", &stays), ("new", &goes)])).await;
-    stream.next_method("notifications/tools/list_changed", SECOND * 2).await.unwrap();
+    stream.next_method("notifications/tools/list_changed", relaxed(SECOND * 2)).await.unwrap();
     eventually_some(PATIENCE, "the tools of the new server", async || {
         tool_names(&client).await.contains(&"new__tool_0".to_owned()).then_some(())
     })
@@ -131,7 +137,8 @@ async fn a_removed_server_vanishes_and_an_added_one_appears() {
 
 #[tokio::test]
 async fn a_configuration_that_is_not_valid_changes_nothing() {
-    let server = StdioServer::new(lingering());
+    let gate = Gate::new();
+    let server = StdioServer::new(lingering(&gate));
     let good = format!("servers:\n  a: {{ {} }}\n", server.yaml());
     let gateway = Gateway::start(&good).await;
     rows::until_listed(&gateway, "a").await;
@@ -163,7 +170,8 @@ async fn a_configuration_that_is_not_valid_changes_nothing() {
 
 #[tokio::test]
 async fn a_changed_file_is_applied_without_a_signal() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let gateway = Gateway::start(&format!("servers:\n  a: {{ url: \"{}\" }}\n", server.url())).await;
     rows::until_listed(&gateway, "a").await;
     let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
@@ -171,7 +179,7 @@ async fn a_changed_file_is_applied_without_a_signal() {
     let text = fs::read_to_string(gateway.config_path()).unwrap();
     // In place, and as editors do it.
     fs::write(gateway.config_path(), format!("{text}  b: {{ url: \"{}\" }}\n", server.url())).unwrap();
-    stream.next_method("notifications/tools/list_changed", Duration::from_secs(5)).await.unwrap();
+    stream.next_method("notifications/tools/list_changed", relaxed(Duration::from_secs(5))).await.unwrap();
     eventually_some(PATIENCE, "the added server", async || {
         tool_names(&client).await.contains(&"b__tool_0".to_owned()).then_some(())
     })
@@ -183,12 +191,15 @@ async fn a_changed_file_is_applied_without_a_signal() {
         (!tool_names(&client).await.contains(&"b__tool_0".to_owned())).then_some(())
     })
     .await;
-    assert_eq!(gateway.log().matches("the configuration was applied").count(), 2, "each change was applied once");
+    let applied = || gateway.log().matches("the configuration was applied").count();
+    eventually(PATIENCE, "both changes were applied", || applied() >= 2).await;
+    assert_eq!(applied(), 2, "each change was applied once");
 }
 
 #[tokio::test]
 async fn a_toolset_comes_and_goes_live_and_says_nothing_of_a_restart() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let plain = format!("servers:\n  a: {{ url: \"{}\" }}\n", server.url());
     let gateway = Gateway::start(&plain).await;
     rows::until_listed(&gateway, "a").await;
@@ -258,7 +269,8 @@ async fn many_reloads_leave_nothing_behind() {
 
 #[tokio::test]
 async fn a_server_is_switched_off_and_on_again() {
-    let (switched, other) = (StdioServer::new(lingering()), StdioServer::new(lingering()));
+    let gate = Gate::new();
+    let (switched, other) = (StdioServer::new(lingering(&gate)), StdioServer::new(lingering(&gate)));
     let yaml = |off: bool| {
         format!("servers:\n  switched: {{ {}, disabled: {off} }}\n  other: {{ {} }}\n", switched.yaml(), other.yaml())
     };

@@ -261,7 +261,7 @@ async fn the_end_of_a_session_ends_its_calls_that_nobody_listens_to() {
         let listening = client.open_get(Some(&places[0])).await.unwrap();
         in_flight(&gateway, 2).await;
         assert_eq!(client.delete().await.unwrap().status, 200);
-        let ended = tokio::time::timeout(2 * SECOND, rest(listening)).await.expect("its streams end");
+        let ended = tokio::time::timeout(relaxed(2 * SECOND), rest(listening)).await.expect("its streams end");
         assert_eq!(ended, [], "stdio: {stdio}");
         in_flight(&gateway, 0).await;
         let cancelled = || {
@@ -297,7 +297,7 @@ async fn whoever_comes_back_takes_the_place_of_who_was_there() {
     // The gateway does not know yet that the first connection is of no use.
     let second = client.open_get(Some(&last_id(&seen))).await.unwrap();
     let (left, taken) = (rest(first).await, rest(second).await);
-    assert!(left.len() <= 1 && left.iter().all(|frame| frame.json().get("result").is_none()), "{left:?}");
+    assert!(left.iter().all(|frame| frame.json().get("result").is_none()), "{left:?}");
     assert_eq!(progress(&taken, "t"), (2..=STEPS).collect::<Vec<_>>());
     assert!(taken.last().unwrap().json()["result"].is_object());
 

@@ -6,7 +6,7 @@ use fairlead_testkit::{Finish, McpClient, Question, Script, ScriptedServer, Tool
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, eventually, eventually_some, get, rows};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, eventually, eventually_some, get, relaxed, rows};
 
 /// What a read and a call are called on the wire.
 const READ: &str = "resources/read";
@@ -102,7 +102,9 @@ async fn a_thousand_identical_calls_are_one_call_of_the_server_in_both_eras() {
     // A modern client that reads, and legacy clients that call a tool.
     let script = Script::dual().resources_and_prompts(2, 0).tool(reading("get")).held(READ).held(CALL);
     let house = House::new(script, "cache: { hints: ignore }, tools: { rules: { get: { cache: { ttl: 0s } } } }").await;
-    let modern = house.gateway.modern("/mcp");
+    // All of them wait until the last one has come.
+    let long = relaxed(Duration::from_secs(60));
+    let modern = house.gateway.modern("/mcp").limit(long);
     let reads = join_all((0..CALLS).map(|_| modern.request(READ, json!({"uri": "test://resource/1"}))));
     let released = async {
         house.under_way(CALLS).await;
@@ -119,6 +121,7 @@ async fn a_thousand_identical_calls_are_one_call_of_the_server_in_both_eras() {
 
     house.server.change(|script| script.held.push(CALL.to_owned()));
     let sessions = join_all((0..SESSIONS).map(|_| house.gateway.legacy("/mcp", NEWEST_LEGACY))).await;
+    let sessions: Vec<_> = sessions.into_iter().map(|session| session.limit(long)).collect();
     let calls = join_all((0..CALLS).map(|at| sessions[at % SESSIONS].call("a__get", json!({"id": 7}))));
     let released = async {
         house.under_way(CALLS).await;
@@ -314,10 +317,14 @@ async fn an_old_answer_is_given_while_one_call_fetches_a_new_one() {
     })
     .await;
     house.server.change(|script| script.held.push(CALL.to_owned()));
+    // The one that fetches is under way for as long as it is held; those before it have ended.
+    eventually_some(PATIENCE, "a new answer is fetched", async || {
+        house.calls(&client, "a__get", json!({}), 1).await;
+        (house.heard(CALL) as u64 == house.server.calls_finished() + 1).then_some(())
+    })
+    .await;
     let before = (house.heard(CALL), house.outcome("stale").await);
-    // The new one is under way for as long as it is held.
-    house.calls(&client, "a__get", json!({}), 20).await;
-    eventually(PATIENCE, "a new answer is fetched", || house.heard(CALL) == before.0 + 1).await;
+    assert_eq!(house.calls(&client, "a__get", json!({}), 20).await, 0, "one fetches for all");
     assert_eq!(house.outcome("stale").await, before.1 + 20);
     house.release();
     eventually_some(PATIENCE, "the next new answer", async || {

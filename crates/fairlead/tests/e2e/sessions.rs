@@ -6,7 +6,7 @@ use fairlead_testkit::{McpClient, Reply, Script, ScriptedServer, Step, ToolScrip
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, LEGACY, NEWEST_LEGACY, PATIENCE, SECOND, eventually, eventually_some, get};
+use crate::support::{Gateway, LEGACY, NEWEST_LEGACY, PATIENCE, SECOND, eventually, eventually_some, get, relaxed};
 
 fn script() -> Script {
     let log = |level: &str| Step::Log { level: level.to_owned(), text: level.to_owned() };
@@ -151,8 +151,8 @@ async fn delete_ends_a_session_for_good_also_after_a_restart() {
     assert!([200, 204].contains(&answer.status), "{}", answer.status);
     // What it had open ends with it.
     let ended_stream = async { while let Ok(Some(_)) = stream.next(PATIENCE).await {} };
-    tokio::time::timeout(3 * SECOND, ended_stream).await.expect("the GET stream ends");
-    tokio::time::timeout(3 * SECOND, call).await.expect("the call ends").unwrap().ok();
+    tokio::time::timeout(relaxed(3 * SECOND), ended_stream).await.expect("the GET stream ends");
+    tokio::time::timeout(relaxed(3 * SECOND), call).await.expect("the call ends").unwrap().ok();
     for _ in 0..2 {
         let client = with_session(&gateway, "/mcp", Some(&ended));
         assert_eq!(status(&client).await.0, 404);
@@ -178,8 +178,7 @@ async fn a_session_survives_a_kill_with_what_it_had_asked_for() {
     let before = client.list("tools/list", "tools").await.unwrap();
     assert!(before.iter().any(|tool| tool["name"] == "a__draws"), "{before:?}");
     let id = client.session().unwrap();
-    // The record is written behind the answer.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    gateway.stored().await;
     gateway.kill().await;
     server.clear_received();
     gateway.restart().await;
@@ -197,7 +196,7 @@ async fn a_session_survives_a_kill_with_what_it_had_asked_for() {
     let subscribed = || server.received_method("resources/subscribe").len() == 1;
     eventually(PATIENCE, "the subscription is made again on the new session with the server", subscribed).await;
     server.notify("notifications/resources/updated", &json!({"uri": "test://resource/1"})).await;
-    let told = stream.next_method("notifications/resources/updated", 2 * SECOND).await.unwrap();
+    let told = stream.next_method("notifications/resources/updated", relaxed(2 * SECOND)).await.unwrap();
     assert_eq!(told["params"]["uri"], "test://resource/1");
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here sleeps to synchronise: everything polls with a bound, and says what never came.
 
 pub(crate) mod doors;
+pub(crate) mod gate;
 pub(crate) mod processes;
 pub(crate) mod rows;
 
@@ -169,6 +170,16 @@ impl Gateway {
         eventually(PATIENCE, &format!("`{text}` in the log"), || self.log().contains(text)).await;
     }
 
+    /// Waits until what it was told is in its database, as a gateway that is killed then needs it. What a request changes
+    /// is on its way when the answer comes.
+    pub(crate) async fn stored(&self) {
+        eventually_some(PATIENCE, "nothing on its way to the database", async || {
+            let (_, metrics) = get(&self.admin_url("/metrics")).await;
+            metrics.lines().any(|line| line == "fairlead_unwritten_records 0").then_some(())
+        })
+        .await;
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         processes::resident_bytes(self.pid()).expect("invariant: the gateway runs")
@@ -203,7 +214,7 @@ impl Gateway {
 
     /// Waits for the end of the process.
     pub(crate) async fn ended(&mut self, limit: Duration) -> Option<i32> {
-        let status = tokio::time::timeout(limit, self.child.wait()).await;
+        let status = tokio::time::timeout(relaxed(limit), self.child.wait()).await;
         status.unwrap_or_else(|_| panic!("the gateway still runs after {limit:?}:\n{}", self.log())).unwrap().code()
     }
 
@@ -215,14 +226,14 @@ impl Gateway {
 
     /// A client of a path that has done the legacy handshake, without capabilities.
     pub(crate) async fn legacy(&self, path: &str, revision: &str) -> McpClient {
-        let client = McpClient::new(&self.url(path)).limit(PATIENCE);
+        let client = McpClient::new(&self.url(path)).limit(relaxed(PATIENCE));
         client.initialize(revision).await.unwrap();
         client
     }
 
     /// A modern client of a path, without capabilities.
     pub(crate) fn modern(&self, path: &str) -> McpClient {
-        McpClient::new(&self.url(path)).limit(PATIENCE).modern(MODERN)
+        McpClient::new(&self.url(path)).limit(relaxed(PATIENCE)).modern(MODERN)
     }
 
     /// Runs a command of the program about this gateway: `cli(&["servers", "--json"])`.
@@ -326,7 +337,7 @@ pub(crate) async fn eventually_some<T>(limit: Duration, what: &str, mut probe: i
 
 /// A plain GET of a `http://` URL: status and body.
 pub(crate) async fn get(url: &str) -> (u16, String) {
-    let client = McpClient::new(url).limit(PATIENCE);
+    let client = McpClient::new(url).limit(relaxed(PATIENCE));
     let answer = client.raw(http::Method::GET, "", &[("content-type", ""), ("accept", "*/*")]).await.unwrap();
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
 }

@@ -3,7 +3,7 @@
 use fairlead_testkit::{Finish, Script, ScriptedServer, ToolScript};
 use serde_json::json;
 
-use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, eventually_some, rows};
+use crate::support::{Gateway, NEWEST_LEGACY, PATIENCE, StdioServer, eventually, eventually_some, rows};
 
 /// A server whose tools break the connection, with `rules` for them.
 fn breaking() -> Script {
@@ -45,19 +45,26 @@ async fn a_rule_overrules_what_a_tool_says_of_itself_and_is_in_force_without_a_n
 }
 
 #[tokio::test]
-async fn a_tool_has_its_own_time() {
+async fn a_tool_has_its_own_time_and_the_server_is_told_when_it_is_over() {
     let server = ScriptedServer::start(breaking()).await;
-    let yaml = format!(
-        "servers:\n  a: {{ url: \"{}\", tools: {{ rules: {{ wait: {{ timeout: {{ call: 300ms }} }} }} }} }}\n",
-        server.url()
-    );
+    let child = StdioServer::new(breaking());
+    let rules = "tools: { rules: { wait: { timeout: { call: 300ms } } } }";
+    let yaml =
+        format!("servers:\n  a: {{ url: \"{}\", {rules} }}\n  b: {{ {}, {rules} }}\n", server.url(), child.yaml());
     let gateway = Gateway::start(&yaml).await;
-    rows::until_listed(&gateway, "a").await;
-    let legacy = gateway.legacy("/mcp", NEWEST_LEGACY).await;
-    for client in [gateway.modern("/mcp"), legacy] {
-        let answer = client.request("tools/call", json!({"name": "a__wait"})).await.unwrap();
-        let said = answer.error()["message"].as_str().unwrap_or_default().to_owned();
-        assert!(said.contains("FL-1302"), "{said}");
-        client.call("a__tool_0", json!({})).await.expect("others have the server's time");
+    for name in ["a", "b"] {
+        rows::until_listed(&gateway, name).await;
+        let legacy = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        for (at, client) in [gateway.modern("/mcp"), legacy].into_iter().enumerate() {
+            let answer = client.request("tools/call", json!({"name": format!("{name}__wait")})).await.unwrap();
+            let said = answer.error()["message"].as_str().unwrap_or_default().to_owned();
+            assert!(said.contains("FL-1302"), "{said}");
+            let told = || match name {
+                "a" => server.cancelled().len(),
+                _ => child.received_method("notifications/cancelled").len(),
+            };
+            eventually(PATIENCE, "the server is told", || told() == at + 1).await;
+            client.call(&format!("{name}__tool_0"), json!({})).await.expect("others have the server's time");
+        }
     }
 }

@@ -12,7 +12,7 @@ use fairlead_testkit::{AnyClient, AnyClientOptions, Question, Reply, Script, Too
 use serde_json::{Value, json};
 
 use self::upstreams::{House, Upstream};
-use crate::support::{Gateway, MODERN, PATIENCE, SECOND, eventually};
+use crate::support::{Gateway, MODERN, PATIENCE, SECOND, eventually, relaxed};
 
 /// A transport towards clients, and the revisions it is tried with.
 struct Client {
@@ -160,7 +160,7 @@ async fn changes(cell: &str, client: &AnyClient, server: &Upstream) {
     client.clear();
     server.change_list().await;
     let changed = |message: &Value| message["method"] == "notifications/tools/list_changed";
-    client.hear(3 * SECOND, changed).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
+    client.hear(relaxed(3 * SECOND), changed).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
 }
 
 /// Runs the body for one client transport before every server transport.

@@ -350,7 +350,12 @@ async fn credentials_are_sent_and_not_shown() {
     let yaml = format!("servers:\n  a: {{ url: \"{url}\", headers: {{ Authorization: \"Bearer hunter2\" }} }}\n");
     let gateway = Gateway::start(&format!("log: {{ level: trace }}\n{yaml}")).await;
     rows::until_listed(&gateway, "a").await;
-    door.server.change(|script| script.door.deaf = true);
+    let mut handshakes = door.server.received();
+    handshakes.retain(|request| request.http_method == "UPGRADE");
+    assert!(!handshakes.is_empty(), "they are sent");
+    for sent in handshakes {
+        assert_eq!((sent.header("authorization"), &*sent.path), (Some("Bearer hunter2"), "/ws?key=hunter2"));
+    }
     assert!(!gateway.log().contains("hunter2"), "a secret is in the log");
     let shown = gateway.cli(&["servers", "--json"]).await;
     assert!(!String::from_utf8_lossy(&shown.stdout).contains("hunter2"));

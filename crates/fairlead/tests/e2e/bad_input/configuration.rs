@@ -9,26 +9,42 @@ use super::Bystander;
 #[tokio::test]
 async fn a_wrong_configuration_is_refused_with_its_place_and_a_hint() {
     for (what, text, place, said) in [
-        ("a tab", "servers:\n\ta: { url: \"http://127.0.0.1:1/mcp\" }\n", "fairlead.yaml:2:1", "tab"),
-        ("a wrong unit", "drain: 10 seconds\nservers: {}\n", "fairlead.yaml:1:8", "30s"),
+        ("a tab", "servers:\n\ta: { url: \"http://127.0.0.1:1/mcp\" }\n", "fairlead.yaml:2:1", "indentation"),
+        ("a wrong unit", "drain: 10 seconds\nservers: {}\n", "fairlead.yaml:1:8", "`30s`"),
         (
             "no unit",
             "servers:\n  a: { url: \"http://127.0.0.1:1/mcp\", timeout: { call: 60 } }\n",
             "fairlead.yaml:2:",
-            "s",
+            "expected a duration",
         ),
-        ("an unknown key", "servers:\n  a: { urll: \"http://127.0.0.1:1/mcp\" }\n", "fairlead.yaml:2:8", "url"),
-        ("a wrong name", "servers:\n  Bad__Name: { url: \"http://127.0.0.1:1/mcp\" }\n", "fairlead.yaml:2:3", "name"),
-        ("a doubled server", "servers:\n  a: { command: x }\n  a: { command: y }\n", "fairlead.yaml:3:3", "a"),
-        ("a reserved name", "servers:\n  mcp: { command: x }\n", "fairlead.yaml:2:3", "mcp"),
+        (
+            "an unknown key",
+            "servers:\n  a: { urll: \"http://127.0.0.1:1/mcp\" }\n",
+            "fairlead.yaml:2:8",
+            "did you mean `url`",
+        ),
+        (
+            "a wrong name",
+            "servers:\n  Bad__Name: { url: \"http://127.0.0.1:1/mcp\" }\n",
+            "fairlead.yaml:2:3",
+            "lower case letters",
+        ),
+        (
+            "a doubled server",
+            "servers:\n  a: { command: x }\n  a: { command: y }\n",
+            "fairlead.yaml:3:3",
+            "duplicate key",
+        ),
+        ("a reserved name", "servers:\n  mcp: { command: x }\n", "fairlead.yaml:2:3", "a path of the gateway itself"),
         (
             "a reserved name of a toolset",
             "servers:\n  a: { command: x }\ntoolsets:\n  sse: { include: [\"*\"] }\n",
             "fairlead.yaml:4:3",
-            "sse",
+            "cannot be the name of a toolset",
         ),
-        ("no transport", "servers:\n  a: { start: eager }\n", "fairlead.yaml:2:", "command"),
+        ("no transport", "servers:\n  a: { start: eager }\n", "fairlead.yaml:2:", "has none of `command`"),
     ] {
+        assert!(!text.contains(said), "{what}: that the input is shown says nothing");
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("fairlead.yaml"), text).unwrap();
         for command in [["check", "-c", "fairlead.yaml"], ["up", "-c", "fairlead.yaml"]] {

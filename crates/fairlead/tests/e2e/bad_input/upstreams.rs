@@ -81,34 +81,42 @@ async fn an_invalid_answer_is_an_error_of_that_call_and_of_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_server_whose_handshake_or_lists_are_garbage_is_missing_with_a_reason() {
-    for method in ["initialize", "tools/list"] {
-        for (name, garbage) in kinds().into_iter().filter(|(_, garbage)| *garbage != Garbage::Twice) {
-            let bad = ScriptedServer::start(Script::legacy().garbage(method, garbage.clone())).await;
-            let worse = StdioServer::new(Script::legacy().garbage(method, garbage));
-            let good = ScriptedServer::start(Script::legacy()).await;
-            let options = "max_message: 1MiB, timeout: { start: 1s }";
-            let gateway = Gateway::start(&format!(
+async fn a_server_whose_handshake_is_garbage_is_missing_with_a_reason() {
+    is_missing_with_a_reason("initialize").await;
+}
+
+#[tokio::test]
+async fn a_server_whose_lists_are_garbage_is_missing_with_a_reason() {
+    is_missing_with_a_reason("tools/list").await;
+}
+
+/// Servers that answer this method with garbage, of every kind.
+async fn is_missing_with_a_reason(method: &str) {
+    for (name, garbage) in kinds().into_iter().filter(|(_, garbage)| *garbage != Garbage::Twice) {
+        let bad = ScriptedServer::start(Script::legacy().garbage(method, garbage.clone())).await;
+        let worse = StdioServer::new(Script::legacy().garbage(method, garbage));
+        let good = ScriptedServer::start(Script::legacy()).await;
+        let options = "max_message: 1MiB, timeout: { start: 1s }";
+        let gateway = Gateway::start(&format!(
                 "catalog: {{ first_wait: 2s }}\nservers:\n  bad: {{ url: \"{}\", {options} }}\n  worse: {{ {}, {options} }}\n  good: {{ url: \"{}\" }}\n",
                 bad.url(), worse.yaml(), good.url(),
             ))
             .await;
-            let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
-            let start = Instant::now();
-            let result = client.result("tools/list", json!({})).await.unwrap();
-            assert!(start.elapsed() < relaxed(4 * SECOND), "{method} {name}: {:?}", start.elapsed());
-            let names: Vec<_> = result["tools"].as_array().unwrap().iter().map(|tool| tool["name"].clone()).collect();
-            assert!(names.contains(&json!("good__tool_0")), "{method} {name}: {names:?}");
-            let missing = &result["_meta"]["fairlead/servers"];
-            // A right answer under a wrong type may be taken for what it is.
-            let servers: &[&str] = if name == "content_type" { &["worse"] } else { &["bad", "worse"] };
-            for server in servers {
-                let reason = reason(missing, server).unwrap_or_else(|| panic!("{method} {name} {server}: {result}"));
-                assert!(reason.len() > 10 && !reason.contains("127.0.0.1"), "{method} {name} {server}: {reason}");
-                assert!(gateway.log().contains(&format!("server={server}")), "{}", gateway.log());
-            }
-            fine(&client, "good__tool_0").await;
+        let client = gateway.legacy("/mcp", NEWEST_LEGACY).await;
+        let start = Instant::now();
+        let result = client.result("tools/list", json!({})).await.unwrap();
+        assert!(start.elapsed() < relaxed(4 * SECOND), "{method} {name}: {:?}", start.elapsed());
+        let names: Vec<_> = result["tools"].as_array().unwrap().iter().map(|tool| tool["name"].clone()).collect();
+        assert!(names.contains(&json!("good__tool_0")), "{method} {name}: {names:?}");
+        let missing = &result["_meta"]["fairlead/servers"];
+        // A right answer under a wrong type may be taken for what it is.
+        let servers: &[&str] = if name == "content_type" { &["worse"] } else { &["bad", "worse"] };
+        for server in servers {
+            let reason = reason(missing, server).unwrap_or_else(|| panic!("{method} {name} {server}: {result}"));
+            assert!(reason.len() > 10 && !reason.contains("127.0.0.1"), "{method} {name} {server}: {reason}");
+            assert!(gateway.log().contains(&format!("server={server}")), "{}", gateway.log());
         }
+        fine(&client, "good__tool_0").await;
     }
 }
 

@@ -12,8 +12,8 @@ fn is_given_up(bridge: &Bridge) -> bool {
 
 #[tokio::test]
 async fn whoever_does_not_come_back_is_given_up() {
-    for way in WAYS {
-        let bridge = Bridge::start(way, asks, "", "park: { ttl: 1s }").await;
+    let ways = WAYS.map(|way| async move {
+        let bridge = Bridge::start(way, asks, "", "park: { ttl: 3s }").await;
         let client = fills_in(&bridge.gateway.url("/mcp"));
         let params = json!({"name": "a__form", "arguments": {"q": 1}});
         let (_, state) = asked(&client.request("tools/call", params.clone()).await.unwrap());
@@ -26,7 +26,8 @@ async fn whoever_does_not_come_back_is_given_up() {
         let params = again("a__form", &state, json!({"elicitation-1": accepts("ann")}));
         let result = client.request("tools/call", params).await.unwrap().result().unwrap();
         assert_eq!(answers(&result), [json!({"result": accepts("ann")})], "{way}");
-    }
+    });
+    futures_util::future::join_all(ways).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::{
     house::{House, Row},
     lost,
 };
+use crate::support::relaxed;
 
 /// Within that everybody hears of a change.
 const SOON: Duration = Duration::from_secs(5);
@@ -80,7 +81,7 @@ async fn hears(row: &Row, server: usize, ear: &mut Ear) -> anyhow::Result<Outcom
     let mut was_told = false;
     // What was heard first may be an older change at another server of the endpoint.
     loop {
-        if let Err(error) = ear.next(TOOLS_CHANGED, SOON).await {
+        if let Err(error) = ear.next(TOOLS_CHANGED, relaxed(SOON)).await {
             let what = if was_told { "it was told before it was listed, and not again" } else { "it was not told" };
             return Err(error.context(what));
         }

@@ -1,6 +1,7 @@
 //! The features, which revisions have them, and how one cell is judged.
 
 use super::{CELL_LIMIT, calls, changes, house::Row, lost, questions};
+use crate::support::relaxed;
 
 /// What a cell turned out to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -166,7 +167,7 @@ impl Feature {
                 false => self.said_to_be_missing(row).await.map(|()| Outcome::NotTheClients),
             }
         };
-        match tokio::time::timeout(CELL_LIMIT, judging).await {
+        match tokio::time::timeout(relaxed(CELL_LIMIT), judging).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => lost(format!("{error:#}")),
             Err(_) => lost(format!("nothing within {CELL_LIMIT:?}")),

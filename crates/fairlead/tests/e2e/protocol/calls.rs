@@ -99,13 +99,15 @@ async fn what_is_not_there_is_refused_as_the_clients_revision_has_it() {
 #[tokio::test]
 async fn a_handshake_shows_the_server_as_it_is_and_the_gateway_as_what_it_is() {
     let script = Script::legacy().resources_and_prompts(1, 1).unknown_members();
-    let script = Script { instructions: Some("Ask before you delete.".to_owned()), ..script };
-    let house = House::new(script, |_, script| script).await;
+    let house =
+        House::new(script, |name, script| Script { instructions: Some(format!("Ask {name}.\nThen wait.")), ..script })
+            .await;
     for server in ["web", "child"] {
         for revision in LEGACY {
             let direct = McpClient::new(&house.web.url());
             let mut expected = direct.initialize(revision).await.unwrap();
             expected["serverInfo"]["name"] = json!(server);
+            expected["instructions"] = json!(format!("Ask {server}.\nThen wait."));
             let client = house.gateway.legacy(&alone(server), revision).await;
             assert_eq!(client.initialized(), expected, "{server} {revision}");
         }
@@ -114,6 +116,8 @@ async fn a_handshake_shows_the_server_as_it_is_and_the_gateway_as_what_it_is() {
     let discovered = house.gateway.modern(&alone("now")).result("server/discover", json!({})).await.unwrap();
     assert_eq!(discovered, expected);
 
+    let instructions =
+        "## web\nAsk web.\nThen wait.\n\n## child\nAsk child.\nThen wait.\n\n## now\nAsk now.\nThen wait.";
     for revision in LEGACY {
         let all = house.gateway.legacy("/mcp", revision).await.initialized();
         assert_eq!((&all["protocolVersion"], &all["serverInfo"]["name"]), (&json!(revision), &json!("fairlead")));
@@ -121,10 +125,11 @@ async fn a_handshake_shows_the_server_as_it_is_and_the_gateway_as_what_it_is() {
             assert!(all["capabilities"][capability].is_object(), "{capability}: {all}");
         }
         assert_eq!(all["capabilities"]["resources"]["subscribe"], true);
-        assert!(all["instructions"].as_str().unwrap().contains("Ask before you delete."), "{all}");
+        assert_eq!(all["instructions"], instructions, "{all}");
     }
     let discovered = house.gateway.modern("/mcp").result("server/discover", json!({})).await.unwrap();
     assert!(discovered["supportedVersions"].as_array().unwrap().contains(&json!(MODERN)), "{discovered}");
+    assert_eq!(discovered["instructions"], instructions, "{discovered}");
     assert_eq!(discovered["resultType"], "complete");
     assert!(discovered["ttlMs"].is_u64() && discovered["cacheScope"] == "private", "{discovered}");
     assert_eq!(discovered["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "fairlead");

@@ -6,15 +6,16 @@ use fairlead_testkit::{McpClient, Script, Step, ToolScript};
 use serde_json::{Value, json};
 
 use super::{House, SERVERS, alone};
-use crate::support::{NEWEST_LEGACY, PATIENCE, SECOND, eventually};
+use crate::support::{NEWEST_LEGACY, PATIENCE, SECOND, eventually, gate::Gate};
 
-fn script() -> Script {
+/// `waits` and `waits_aloud` end when the gate is open.
+fn script(gate: &Gate) -> Script {
     let log = |level: &str| Step::Log { level: level.to_owned(), text: format!("this is {level}") };
     Script::legacy()
         .tool(ToolScript::new("works").progress(3, 30))
         .tool(ToolScript::new("logs").step(log("info")).step(log("error")).sleep(20))
-        .tool(ToolScript::new("waits").sleep(1_500))
-        .tool(ToolScript::new("waits_aloud").progress(15, 100))
+        .tool(gate.tool("waits"))
+        .tool(gate.before(ToolScript::new("waits_aloud").progress(10, 100)))
 }
 
 fn call(name: &str, who: &str, token: Value) -> Value {
@@ -23,7 +24,8 @@ fn call(name: &str, who: &str, token: Value) -> Value {
 
 #[tokio::test]
 async fn progress_comes_back_under_the_clients_own_token_and_only_to_it() {
-    let house = House::new(script(), |_, script| script).await;
+    let gate = Gate::new();
+    let house = House::new(script(&gate), |_, script| script).await;
     for server in SERVERS {
         let path = alone(server);
         // Everybody at once, with the same ids and partly the same tokens.
@@ -75,7 +77,8 @@ async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
 
 #[tokio::test]
 async fn a_call_without_a_token_gets_no_progress() {
-    let house = House::new(script(), |_, script| script).await;
+    let gate = Gate::new();
+    let house = House::new(script(&gate), |_, script| script).await;
     for server in SERVERS {
         for (who, client) in house.clients(&alone(server)).await {
             let answer = client.request("tools/call", json!({"name": "works", "arguments": {}})).await.unwrap();
@@ -92,7 +95,8 @@ fn levels(answer: &fairlead_testkit::Answer) -> Vec<String> {
 
 #[tokio::test]
 async fn log_messages_of_a_call_reach_its_caller_at_the_level_it_asked_for() {
-    let house = House::new(script(), |_, script| script).await;
+    let gate = Gate::new();
+    let house = House::new(script(&gate), |_, script| script).await;
     for server in ["web", "child"] {
         for path in [alone(server), "/mcp".to_owned()] {
             let name = if path == "/mcp" { format!("{server}__logs") } else { "logs".to_owned() };
@@ -118,7 +122,8 @@ async fn log_messages_of_a_call_reach_its_caller_at_the_level_it_asked_for() {
 
 #[tokio::test]
 async fn a_modern_client_gets_log_messages_only_when_its_request_asks_for_them() {
-    let house = House::new(script(), |_, script| script).await;
+    let gate = Gate::new();
+    let house = House::new(script(&gate), |_, script| script).await;
     for server in SERVERS {
         let client = house.gateway.modern(&alone(server));
         let answer = client.request("tools/call", call("logs", "a", json!(1))).await.unwrap();
@@ -159,7 +164,8 @@ async fn started(house: &House, server: &str, who: &str) -> String {
 async fn a_cancellation_reaches_the_right_request_on_the_right_server_and_only_it() {
     for tool in ["waits", "waits_aloud"] {
         for server in SERVERS {
-            let house = House::new(script(), |_, script| script).await;
+            let gate = Gate::new();
+            let house = House::new(script(&gate), |_, script| script).await;
             let client = house.gateway.legacy("/mcp", NEWEST_LEGACY).await;
             client.list("tools/list", "tools").await.unwrap();
             let other = house.gateway.legacy("/mcp", NEWEST_LEGACY).await;
@@ -189,6 +195,7 @@ async fn a_cancellation_reaches_the_right_request_on_the_right_server_and_only_i
             eventually(2 * SECOND, &what, || cancelled(&house, server).contains(&id)).await;
             let answer = victim.await.unwrap().unwrap();
             assert!(answer.response().is_none(), "{server}: a cancelled call is not answered: {:?}", answer.response());
+            gate.open();
             for other in others {
                 let answer = other.await.unwrap().unwrap();
                 assert!(answer.result().is_ok(), "{tool} {server}: {:?}", answer.error());
@@ -202,7 +209,8 @@ async fn a_cancellation_reaches_the_right_request_on_the_right_server_and_only_i
 #[tokio::test]
 async fn a_modern_client_cancels_by_going_away_and_a_legacy_one_does_not() {
     for tool in ["waits", "waits_aloud"] {
-        let house = House::new(script(), |_, script| script).await;
+        let gate = Gate::new();
+        let house = House::new(script(&gate), |_, script| script).await;
         for server in SERVERS {
             for (modern, who) in [(true, "modern"), (false, "legacy")] {
                 let path = alone(server);
@@ -215,7 +223,7 @@ async fn a_modern_client_cancels_by_going_away_and_a_legacy_one_does_not() {
                 task.abort();
                 let what = format!("{tool}: the cancellation of {who} at {server}");
                 if modern {
-                    eventually(SECOND, &what, || cancelled(&house, server).contains(&id)).await;
+                    eventually(2 * SECOND, &what, || cancelled(&house, server).contains(&id)).await;
                 } else {
                     tokio::time::sleep(Duration::from_millis(300)).await;
                     assert!(!cancelled(&house, server).contains(&id), "{what}");

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use fairlead_testkit::{McpClient, Script, ScriptedServer};
+use fairlead_testkit::{McpClient, Script, ScriptedServer, ToolScript};
 use serde_json::{Value, json};
 
 use super::{House, SERVERS, alone, direct};
@@ -45,10 +45,13 @@ async fn lists_are_complete_whatever_the_pages() {
         ("streams", Script::legacy().pages(7, true).sse()),
         ("unknown members", Script::legacy().pages(10, false).unknown_members()),
     ] {
-        let script = script.tools(25).resources_and_prompts(23, 21);
+        let icons = json!([{"src": "https://example.com/a.svg", "mimeType": "image/svg+xml", "sizes": ["any"]}]);
+        let drawn = ToolScript::new("drawn").definition(json!({"icons": icons, "title": "With a picture"}));
+        let script = script.tools(24).tool(drawn).resources_and_prompts(23, 21);
         let house = House::new(script, |_, script| script).await;
         let expected = everything(&direct(&house.web, false).await).await;
         assert_eq!(expected["tools"].len(), 25, "{what}");
+        assert!(expected["tools"].iter().any(|tool| tool["icons"] == icons), "{what}");
         for server in SERVERS {
             for (who, client) in house.clients(&alone(server)).await {
                 assert_eq!(everything(&client).await, expected, "{what}, {server}, {who}");

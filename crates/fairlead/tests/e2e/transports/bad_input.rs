@@ -184,19 +184,19 @@ async fn is_zero(gateway: &Gateway, gauge: &str) {
 
 #[tokio::test]
 async fn a_web_socket_that_answers_no_ping_is_closed_and_one_that_does_stays() {
-    let (_server, gateway) = gateway(Script::legacy(), ", ws_ping: 1s").await;
+    let (_server, gateway) = gateway(Script::legacy(), ", ws_ping: 3s").await;
     let mut deaf = open(&gateway).await;
     let mut alive = open(&gateway).await;
     deaf.send(INITIALIZE).await.unwrap();
     alive.send(INITIALIZE).await.unwrap();
-    text(&mut deaf).await;
-    text(&mut alive).await;
+    answer(&mut deaf).await;
+    answer(&mut alive).await;
     // Reading is what answers pings; that a list changed may be told meanwhile.
     let quiet = async { while let Said::Text(_) = alive.next().await {} };
-    let quiet = tokio::time::timeout(4 * SECOND, quiet).await;
+    let quiet = tokio::time::timeout(7 * SECOND, quiet).await;
     assert!(quiet.is_err(), "a client that answers pings was closed");
     alive.send(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#).await.unwrap();
-    assert_eq!(text(&mut alive).await, json!({"jsonrpc": "2.0", "id": 2, "result": {}}));
+    assert_eq!(answer(&mut alive).await, json!({"jsonrpc": "2.0", "id": 2, "result": {}}));
     gateway.logged("did not answer a ping").await;
     let gone = async { while let Said::Text(_) = deaf.next().await {} };
     tokio::time::timeout(PATIENCE, gone).await.expect("the end of the connection");
