@@ -81,7 +81,8 @@ async fn one_full_pool_never_delays_another() {
 
 #[tokio::test]
 async fn a_pool_that_a_call_is_in_twice_is_entered_once_and_waited_for_no_longer_than_the_call_has() {
-    let server = ScriptedServer::start(lingering()).await;
+    let gate = Gate::new();
+    let server = ScriptedServer::start(lingering(&gate)).await;
     let gateway = Gateway::start(&format!(
         "overload: {{ tenant: one, priorities: {{ normal: one }} }}\nbulkheads: {{ one: {{ concurrency: 1, queue: 4, \
          queue_time: 60s }} }}\nservers:\n  a: {{ url: \"{}\", bulkhead: one }}\n",
@@ -92,11 +93,13 @@ async fn a_pool_that_a_call_is_in_twice_is_entered_once_and_waited_for_no_longer
     let client = gateway.modern("/mcp");
     assert_eq!(request(&client, "a__tool_0", None).await.status, 200);
     let first = begin(&client, "a__linger", None);
-    metric(&gateway, "fairlead_bulkhead_running{bulkhead=\"one\"} 1").await;
+    eventually_some(PATIENCE, "the call", async || (server.received_method("tools/call").len() == 2).then_some(()))
+        .await;
     let hasty = gateway.modern("/mcp").header("fairlead-timeout-ms", "200");
     let answer = request(&hasty, "a__tool_0", None).await;
     assert!(answer.error()["message"].as_str().unwrap_or_default().contains("FL-1313"), "{:?}", answer.error());
     assert!(!first.is_finished(), "it did not wait for the other");
+    gate.open();
     assert_eq!(first.await.unwrap().status, 200);
     assert_eq!(server.received_method("tools/call").len(), 2);
 }
