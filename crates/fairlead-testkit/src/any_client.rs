@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    process::Stdio,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +16,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
     sync::{Notify, mpsc},
     task::{AbortHandle, JoinSet},
 };
@@ -27,7 +30,7 @@ use crate::{
 };
 
 /// How long anything takes at most.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long a stream may be silent at most.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Rounds of `input_required` that are answered before giving up.
@@ -85,6 +88,7 @@ enum Link {
     Http { client: McpClient, modern: Mutex<HashMap<String, AbortHandle>> },
     Sse { post: McpClient },
     WebSocket { out: mpsc::UnboundedSender<String> },
+    Stdio { out: mpsc::UnboundedSender<String> },
 }
 
 #[derive(Default)]
@@ -148,6 +152,32 @@ impl AnyClient {
                 (Link::WebSocket { out }, Stream::WebSocket(Box::new(socket), lines))
             }
         };
+        // Over Streamable HTTP it is done: it brings the session of every request.
+        let handshake = !modern && options.way != Way::Http;
+        Self::begin(options, link, incoming, tasks, handshake).await
+    }
+
+    /// Starts a program and connects to its standard streams; it is killed when the client is dropped. The way and the
+    /// URL of the options do not matter.
+    ///
+    /// # Errors
+    /// A program that cannot be started, a refused handshake, nothing in time.
+    pub async fn over_stdio(mut command: Command, options: AnyClientOptions) -> anyhow::Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let child = command.spawn().context("the program cannot be started")?;
+        let (out, lines) = mpsc::unbounded_channel();
+        let handshake = !is_modern_version(&options.version);
+        Self::begin(options, Link::Stdio { out }, Stream::Lines(Box::new(child), lines), Arc::default(), handshake)
+            .await
+    }
+
+    async fn begin(
+        options: AnyClientOptions,
+        link: Link,
+        incoming: Stream,
+        tasks: Arc<Tasks>,
+        handshake: bool,
+    ) -> anyhow::Result<Self> {
         let inner = Arc::new(Inner {
             link,
             version: options.version,
@@ -163,9 +193,10 @@ impl AnyClient {
             Stream::None => {}
             Stream::Events(stream) => _ = tasks.spawn(async move { reading.read(*stream).await }),
             Stream::WebSocket(socket, lines) => _ = tasks.spawn(reading.converse(*socket, lines)),
+            Stream::Lines(child, lines) => _ = tasks.spawn(reading.pipe(*child, lines)),
         }
         let client = Self { inner, _tasks: tasks };
-        if !modern && options.way != Way::Http {
+        if handshake {
             client.handshake().await?;
         }
         Ok(client)
@@ -346,6 +377,7 @@ enum Stream {
     None,
     Events(Box<AnswerStream>),
     WebSocket(Box<WebSocket>, mpsc::UnboundedReceiver<String>),
+    Lines(Box<Child>, mpsc::UnboundedReceiver<String>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -379,6 +411,7 @@ impl Inner {
     async fn say(&self, message: &Value) -> anyhow::Result<()> {
         match &self.link {
             Link::WebSocket { out } => out.send(message.to_string()).context("the WebSocket is gone"),
+            Link::Stdio { out } => out.send(message.to_string()).context("the program is gone"),
             Link::Sse { post } => {
                 let answer = post.post(message).await?.finish().await?;
                 if answer.status != 202 {
@@ -396,6 +429,28 @@ impl Inner {
             if !frame.data.is_empty() {
                 self.arrive(frame.json()).await;
             }
+        }
+    }
+
+    /// One message per line, both ways.
+    async fn pipe(self: Arc<Self>, mut child: Child, mut lines: mpsc::UnboundedReceiver<String>) {
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else { return };
+        let writing = async {
+            while let Some(line) = lines.recv().await {
+                if input.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let reading = async {
+            let mut output = BufReader::new(output).lines();
+            while let Ok(Some(line)) = output.next_line().await {
+                self.arrive(serde_json::from_str(&line).unwrap_or_default()).await;
+            }
+        };
+        tokio::select! {
+            () = writing => {}
+            () = reading => {}
         }
     }
 

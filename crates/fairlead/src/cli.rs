@@ -111,7 +111,7 @@ pub(crate) struct Listing {
 }
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, mut_arg("url", without_url))]
 pub(crate) struct Servers {
     #[command(flatten)]
     pub(crate) listing: Listing,
@@ -130,6 +130,7 @@ pub(crate) enum ServersAction {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct Breaker {
     /// The server, or one of its instances
     #[arg(value_name = "NAME[/INSTANCE]")]
@@ -166,6 +167,7 @@ impl BreakerTo {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct Instances {
     /// A server, or one of its instances, as `fairlead servers` shows them
     #[arg(value_name = "NAME[/INSTANCE]")]
@@ -192,6 +194,7 @@ pub(crate) struct Call {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct Explain {
     /// A tool, prompt or resource, as clients see it
     pub(crate) name: String,
@@ -211,12 +214,14 @@ pub(crate) struct Cache {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
     /// Say how many answers are kept and what they take
+    #[command(mut_arg("url", without_url))]
     Show(Listing),
     /// Drop answers: all of them, or those of a server, of tools of it, or with a tag
     Purge(Purge),
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct Purge {
     /// Only answers of this server
     #[arg(long, value_name = "NAME", conflicts_with = "tag")]
@@ -281,6 +286,11 @@ pub(crate) struct DemoServer {
     pub(crate) http: Option<SocketAddr>,
 }
 
+/// For commands that need the control socket of a gateway here: `--url` is understood, and refused with the reason.
+fn without_url(url: clap::Arg) -> clap::Arg {
+    url.hide(true)
+}
+
 /// The clients whose configuration can be read.
 fn known_clients() -> String {
     let mut text = String::from("Clients:\n");
@@ -322,6 +332,38 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_url_is_offered_where_one_is_taken() {
+        let help = |words: &str| {
+            let mut command = Cli::command();
+            command.build();
+            for word in words.split(' ') {
+                command = command.find_subcommand(word).expect("a command").clone();
+            }
+            command.render_long_help().to_string()
+        };
+        for (words, taken) in [
+            ("stdio", true),
+            ("tools", true),
+            ("resources", true),
+            ("prompts", true),
+            ("call", true),
+            ("install", true),
+            ("servers", false),
+            ("servers breaker", false),
+            ("servers drain", false),
+            ("servers undrain", false),
+            ("explain", false),
+            ("cache show", false),
+            ("cache purge", false),
+            ("faults", false),
+            ("faults set", false),
+            ("faults clear", false),
+        ] {
+            assert_eq!(help(words).contains("--url"), taken, "{words}");
+        }
     }
 
     #[test]

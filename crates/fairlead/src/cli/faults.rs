@@ -1,10 +1,10 @@
 //! `fairlead faults`: what can be written.
 
-use super::Listing;
+use super::{Listing, without_url};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, mut_arg("url", without_url))]
 pub(crate) struct Faults {
     #[command(flatten)]
     pub(crate) listing: Listing,
@@ -22,6 +22,7 @@ pub(crate) enum FaultsAction {
 
 /// The keys of a fault as `faults.inject` has them.
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct SetFault {
     /// What it is called in answers, logs and metrics
     #[arg(long, value_name = "NAME")]
@@ -73,6 +74,7 @@ pub(crate) struct SetFault {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("url", without_url))]
 pub(crate) struct ClearFaults {
     /// Only this one
     #[arg(value_name = "NAME")]

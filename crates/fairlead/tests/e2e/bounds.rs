@@ -118,6 +118,7 @@ async fn an_answer_over_the_limit_fails_its_own_call_and_at_once() {
         assert_eq!(large["filling"].as_str().unwrap().len(), 30_000);
     }
     assert_eq!(local.pids().len(), 1, "the process goes on");
+    gateway.logged("FL-1307").await;
 }
 
 #[tokio::test]

@@ -156,6 +156,7 @@ async fn ids_of_another_session_and_forged_ones_are_refused() {
     let two =
         [("accept", "text/event-stream"), ("last-event-id", of_call.as_str()), ("last-event-id", of_get.as_str())];
     assert_eq!(ann.raw(Method::GET, "", &two).await.unwrap().status, 400);
+    gateway.logged("FL-1112").await;
     // Nothing of that disturbed the streams they named.
     let frames = rest(stream).await;
     assert_eq!(progress(&frames, "t"), (2..=STEPS).collect::<Vec<_>>());
@@ -391,6 +392,8 @@ async fn without_keeping_there_are_no_ids_and_a_call_ends_with_its_connection() 
         in_flight(&gateway, 0).await;
         // An id of somewhere else is none of its business.
         let mut standing = client.open_get(Some("somebody.1")).await.unwrap();
+        let opened = || server.received().iter().any(|request| request.http_method == "GET");
+        eventually(PATIENCE, "the gateway's own GET stream", opened).await;
         server.change_list().await;
         let mut seen = Vec::new();
         assert_eq!(message(&mut standing, &mut seen).await["method"], "notifications/tools/list_changed");

@@ -92,6 +92,8 @@ async fn unknown_and_forged_sessions_look_alike_and_a_missing_one_is_another_mis
     }
     messages.dedup();
     assert_eq!(messages.len(), 1, "{messages:?}");
+    let code = messages[0].rsplit_once("(FL-").unwrap().1.trim_end_matches(')');
+    gateway.logged(&format!("FL-{code}")).await;
     let (missing, error) = status(&with_session(&gateway, "/mcp", None)).await;
     assert_eq!(missing, 400, "{error}");
     assert!(error["message"].as_str().unwrap().contains("initialize"), "{error}");

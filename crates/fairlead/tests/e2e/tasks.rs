@@ -452,6 +452,7 @@ async fn an_id_is_of_no_use_to_anybody_else() {
                 assert!(is_unknown(&refused(&modern, method, params).await), "{era} {method} {forged}");
             }
         }
+        world.gateway.logged("FL-1203").await;
         let elsewhere = legacy(&world.gateway, "/servers/a/mcp").await;
         let error = refused(&elsewhere, "tasks/get", json!({"taskId": id})).await;
         assert!(is_unknown(&error), "{era}: another path: {error}");

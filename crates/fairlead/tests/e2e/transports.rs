@@ -12,7 +12,7 @@ use fairlead_testkit::{AnyClient, AnyClientOptions, Question, Reply, Script, Too
 use serde_json::{Value, json};
 
 use self::upstreams::{House, Upstream};
-use crate::support::{Gateway, MODERN, PATIENCE, SECOND, eventually, relaxed};
+use crate::support::{Gateway, MODERN, PATIENCE, SECOND, eventually, program, relaxed};
 
 /// A transport towards clients, and the revisions it is tried with.
 struct Client {
@@ -20,13 +20,16 @@ struct Client {
     /// The last part of its path; Streamable HTTP has none of its own.
     door: &'static str,
     versions: &'static [&'static str],
+    /// Through `fairlead stdio`, which has that transport towards the gateway.
+    over_stdio: bool,
 }
 
-const HTTP_LEGACY: Client = Client { way: Way::Http, door: "", versions: &["2025-11-25"] };
-const HTTP_MODERN: Client = Client { way: Way::Http, door: "", versions: &[MODERN] };
-const SSE: Client = Client { way: Way::Sse, door: "sse", versions: &["2024-11-05", "2025-11-25"] };
-const WS_LEGACY: Client = Client { way: Way::WebSocket, door: "ws", versions: &["2025-06-18"] };
-const WS_MODERN: Client = Client { way: Way::WebSocket, door: "ws", versions: &[MODERN] };
+const HTTP_LEGACY: Client = Client { way: Way::Http, door: "", versions: &["2025-11-25"], over_stdio: false };
+const HTTP_MODERN: Client = Client { way: Way::Http, door: "", versions: &[MODERN], over_stdio: false };
+const SSE: Client = Client { way: Way::Sse, door: "sse", versions: &["2024-11-05", "2025-11-25"], over_stdio: false };
+const WS_LEGACY: Client = Client { way: Way::WebSocket, door: "ws", versions: &["2025-06-18"], over_stdio: false };
+const STDIO_MODERN: Client = Client { over_stdio: true, ..HTTP_MODERN };
+const WS_MODERN: Client = Client { way: Way::WebSocket, door: "ws", versions: &[MODERN], over_stdio: false };
 
 impl Client {
     /// The URL on which this transport serves what Streamable HTTP serves on `path`.
@@ -52,7 +55,13 @@ impl Client {
             }),
             trust: None,
         };
-        let connecting = AnyClient::connect(options).await;
+        let connecting = if self.over_stdio {
+            let mut command = tokio::process::Command::new(program());
+            command.args(["stdio", "--url", &options.url]);
+            AnyClient::over_stdio(command, options).await
+        } else {
+            AnyClient::connect(options).await
+        };
         connecting.unwrap_or_else(|error| panic!("{:?} {version} on {path}: {error:#}", self.way))
     }
 }
@@ -75,11 +84,8 @@ fn script() -> Script {
 async fn body(cell: &str, client: &AnyClient, server: &Upstream) {
     hello(cell, client).await;
     calls(cell, client).await;
-    if client.is_modern() == server.modern {
-        // Questions across eras are the bridge's, and have tests of their own.
-        let result = client.call("asks", json!({})).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
-        assert_eq!(result["structuredContent"]["answers"][0]["result"]["content"]["name"], "Ada", "{cell}: {result}");
-    }
+    let result = client.call("asks", json!({})).await.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
+    assert_eq!(result["structuredContent"]["answers"][0]["result"]["content"]["name"], "Ada", "{cell}: {result}");
     // After the question: a call that was given up could be the one that a later question belongs to.
     in_flight(cell, client, server).await;
     changes(cell, client, server).await;
@@ -171,7 +177,8 @@ async fn check(client: &Client) {
         async move {
             for version in client.versions {
                 let path = format!("/servers/{}/mcp", server.name);
-                let cell = format!("{:?} {version} to {}", client.way, server.name);
+                let by = if client.over_stdio { "stdio".to_owned() } else { format!("{:?}", client.way) };
+                let cell = format!("{by} {version} to {}", server.name);
                 let connected = client.connect(&house.gateway, &path, version).await;
                 let testing = tokio::time::timeout(4 * PATIENCE, body(&cell, &connected, server));
                 testing.await.unwrap_or_else(|_| panic!("{cell}: not over within {:?}", 4 * PATIENCE));
@@ -210,6 +217,11 @@ async fn http_sse_serves_everything() {
 #[tokio::test]
 async fn web_socket_legacy_serves_everything() {
     check(&WS_LEGACY).await;
+}
+
+#[tokio::test]
+async fn stdio_modern_serves_everything() {
+    check(&STDIO_MODERN).await;
 }
 
 #[tokio::test]

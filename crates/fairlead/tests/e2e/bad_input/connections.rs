@@ -66,6 +66,7 @@ async fn a_hundred_megabytes_are_refused_without_being_kept() {
     assert!(sent < 60, "{sent} MiB were taken although 16 are the limit");
     let grown = by.gateway.resident_bytes().saturating_sub(before);
     assert!(grown < 64 * MIB, "{} MiB more than before", grown / MIB);
+    by.gateway.logged("FL-1003").await;
     by.notices_nothing().await;
 }
 
@@ -128,6 +129,7 @@ async fn slow_heads_are_cut_and_slow_bodies_refused() {
     }
     assert!(start.elapsed() < relaxed(6 * SECOND), "{:?}", start.elapsed());
     by.notices_nothing().await;
+    by.gateway.logged("FL-1004").await;
 }
 
 #[tokio::test]

@@ -60,6 +60,7 @@ async fn modern_headers_must_say_what_the_body_says() {
         assert_eq!((answer.status, &error["code"]), (400, &json!(-32020)), "{changes:?}: {error}");
         assert!(helpful(&error, "FL-1102"), "{changes:?}: {error}");
     }
+    by.gateway.logged("FL-1102").await;
     by.notices_nothing().await;
 }
 
@@ -135,6 +136,7 @@ async fn foreign_hosts_and_origins_are_turned_away() {
     let twice = [("host", own.as_str()), ("host", "evil.example.com")];
     let refused = client.post_raw(PING, &twice).await.unwrap();
     assert!([400, 403].contains(&refused.status), "{}", refused.status);
+    by.gateway.logged("FL-1006").await;
     by.notices_nothing().await;
 }
 
@@ -151,6 +153,7 @@ async fn too_many_and_too_long_headers_are_refused() {
         assert_eq!(answer.status, 431);
         by.notices_nothing().await;
     }
+    by.gateway.logged("a connection ended with an error").await;
 }
 
 #[tokio::test]

@@ -77,6 +77,9 @@ async fn an_invalid_answer_is_an_error_of_that_call_and_of_nothing_else() {
             fine(&client, "good__tool_0").await;
         }
     }
+    for label in ["FL-1304", "FL-1307"] {
+        gateway.logged(label).await;
+    }
     assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
 }
 

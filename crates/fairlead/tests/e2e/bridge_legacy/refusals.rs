@@ -53,6 +53,7 @@ async fn an_endless_server_is_stopped() {
         assert_eq!(ann.asked().len(), asked, "{tool}");
         assert_eq!(house.calls().len(), 4, "{tool}: the call and one for each round");
     }
+    house.gateway.logged("FL-1308").await;
 }
 
 #[tokio::test]

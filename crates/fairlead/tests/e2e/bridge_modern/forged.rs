@@ -52,6 +52,7 @@ async fn a_state_is_only_good_for_the_request_it_was_issued_for() {
         assert_eq!(answers(&result), [json!({"result": accepts("eve")})], "{way}");
         refused(&client, again("a__form", &state, answer.clone()), "a second time").await;
         assert_eq!(bridge.received_method("tools/call").len(), 1, "{way}: the call was made once");
+        bridge.gateway.logged("FL-1309").await;
     }
 }
 
