@@ -57,19 +57,7 @@ impl Decoder {
     /// # Errors
     /// When memory is short.
     pub fn new(coding: Coding) -> Result<Self, DecodeError> {
-        let engine = match coding {
-            Coding::Gzip => Engine::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
-            Coding::Zstd => {
-                let mut decoder = raw::Decoder::new().map_err(|_| DecodeError::Malformed)?;
-                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW)).map_err(|_| DecodeError::Malformed)?;
-                Engine::Zstd(decoder)
-            }
-            Coding::Brotli => {
-                let (bytes, words, codes) = (HeapAlloc::default(), HeapAlloc::default(), HeapAlloc::default());
-                Engine::Brotli(Box::new(BrotliState::new_strict(bytes, words, codes)))
-            }
-        };
-        Ok(Self { engine, input: Bytes::new(), is_over: false })
+        Ok(Self { engine: Engine::new(coding)?, input: Bytes::new(), is_over: false })
     }
 
     /// Takes the next piece. All of the one before must have been decoded.
@@ -87,13 +75,22 @@ impl Decoder {
     /// The next bytes, at most [`STEP`]; `None` when more input is needed.
     ///
     /// # Errors
-    /// When the input is not of the coding, or goes on after its end.
+    /// When the input is not of the coding, or goes on after its end where it cannot.
     #[allow(clippy::should_implement_trait, reason = "it fails, and goes on after `None`")]
     pub fn next(&mut self) -> Result<Option<Bytes>, DecodeError> {
         let mut out = vec![0; STEP];
         loop {
             if self.is_over {
-                return if self.input.is_empty() { Ok(None) } else { Err(DecodeError::Malformed) };
+                if self.input.is_empty() {
+                    return Ok(None);
+                }
+                // Bodies of these may have several members (RFC 1952, section 2.2; RFC 8878, section 3).
+                self.engine = match &self.engine {
+                    Engine::Gzip(_) => Engine::new(Coding::Gzip)?,
+                    Engine::Zstd(_) => Engine::new(Coding::Zstd)?,
+                    Engine::Brotli(_) => return Err(DecodeError::Malformed),
+                };
+                self.is_over = false;
             }
             let progress = self.engine.step(&self.input, &mut out)?;
             self.input.advance(progress.read);
@@ -118,6 +115,21 @@ impl Decoder {
 }
 
 impl Engine {
+    fn new(coding: Coding) -> Result<Self, DecodeError> {
+        Ok(match coding {
+            Coding::Gzip => Engine::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
+            Coding::Zstd => {
+                let mut decoder = raw::Decoder::new().map_err(|_| DecodeError::Malformed)?;
+                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW)).map_err(|_| DecodeError::Malformed)?;
+                Engine::Zstd(decoder)
+            }
+            Coding::Brotli => {
+                let (bytes, words, codes) = (HeapAlloc::default(), HeapAlloc::default(), HeapAlloc::default());
+                Engine::Brotli(Box::new(BrotliState::new_strict(bytes, words, codes)))
+            }
+        })
+    }
+
     fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Progress, DecodeError> {
         match self {
             Self::Gzip(engine) => gzip(engine, input, out),

@@ -240,7 +240,7 @@ impl Drop for Held {
         } else if self.era == Era::Modern {
             exchange.cancel("the client closed the stream");
         } else {
-            self.replays.run_on(exchange);
+            self.replays.run_on(exchange, ());
         }
     }
 }

@@ -290,6 +290,11 @@ impl Places {
         self.all().iter().any(|place| place.is_in(bulkhead))
     }
 
+    /// Hands them over: the call goes on without its client.
+    pub(crate) fn take(&self) -> Self {
+        Self(Mutex::new(std::mem::take(&mut *self.all())))
+    }
+
     pub(crate) fn add(&self, place: Place) {
         self.all().push(place);
     }

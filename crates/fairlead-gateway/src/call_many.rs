@@ -20,14 +20,21 @@ use fairlead_core::Refusal;
 use fairlead_wire::{CapabilitySet, Era, Field, Frame, Limits, Method, edit::Edits, list, message};
 use futures_util::{StreamExt, stream as streams};
 use http::{Response, StatusCode};
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
 
 /// The tool's name.
-const NAME: &str = "call_many";
+pub(crate) const NAME: &str = "call_many";
 /// Bytes of all parts together; what comes after that is left out, and says so.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -105,6 +112,12 @@ fn members(call: &Call) -> Result<Vec<Member>, String> {
     if calls.is_empty() || calls.len() > max {
         return Err(format!("`calls` must have 1 to {max} calls"));
     }
+    // Each is a request of its own, with all that stands beside the arguments.
+    let beside = call.frame.bytes().len() - call.frame.raw(Field::Arguments).map_or(0, str::len);
+    let most = call.endpoint.config.listen.max_body;
+    if beside.saturating_mul(calls.len()) > most {
+        return Err(format!("what stands beside `arguments` is too large for so many calls: {most} bytes in all"));
+    }
     calls.into_iter().map(|raw| member(call, raw).ok_or_else(|| SHAPE.to_owned())).collect()
 }
 
@@ -148,7 +161,8 @@ async fn all(call: Box<Call>, members: Vec<Member>) -> Option<Bytes> {
     let controls: Vec<Arc<CallControl>> = members.iter().map(|_| Arc::default()).collect();
     let names: Vec<Box<str>> = members.iter().map(|member| member.name.clone()).collect();
     let parts = {
-        let running = members.into_iter().zip(&controls).map(|(member, control)| one(&call, member, control));
+        let room = Arc::new(AtomicUsize::new(MAX_ANSWER));
+        let running = members.into_iter().zip(&controls).map(|(member, control)| one(&call, member, control, &room));
         let running: Vec<Running> = running.collect();
         let running = streams::iter(running).buffered(parallel).collect::<Vec<_>>();
         tokio::select! {
@@ -191,7 +205,7 @@ const NO_ID: &[u8] = b"";
 type Running = Pin<Box<dyn Future<Output = Part> + Send>>;
 
 /// One call, which begins when it is polled.
-fn one(call: &Call, member: Member, control: &Arc<CallControl>) -> Running {
+fn one(call: &Call, member: Member, control: &Arc<CallControl>, room: &Arc<AtomicUsize>) -> Running {
     let frame = match member.request {
         Ok(frame) => frame,
         Err(why) => return Box::pin(std::future::ready(Part::error(why))),
@@ -203,10 +217,15 @@ fn one(call: &Call, member: Member, control: &Arc<CallControl>) -> Running {
     inner.control = Some(Arc::clone(control));
     inner.until = call.until;
     inner.version = None;
-    if inner.era == Era::Modern {
-        inner.capabilities = CapabilitySet::BARE;
-    }
+    inner.capabilities = match inner.era {
+        Era::Modern => CapabilitySet::BARE,
+        Era::Legacy => inner.capabilities.without_questions(),
+    };
+    let room = Arc::clone(room);
     Box::pin(async move {
+        if room.load(Ordering::Relaxed) == 0 {
+            return Part::error("the results before are too large already, so this call was not made");
+        }
         // Its time begins now.
         inner.started = Instant::now();
         if let (Some(session), Some(control)) = (&inner.session, &inner.control) {
@@ -217,7 +236,13 @@ fn one(call: &Call, member: Member, control: &Arc<CallControl>) -> Running {
         }
         let whole = answer::whole(pipeline::forward_part(inner).await).await;
         let frame = whole.and_then(|bytes| Frame::parse(bytes, &Limits::default()).ok());
-        frame.map_or_else(|| Part::error("the call was not answered"), |frame| part(&frame))
+        let part = frame.map_or_else(|| Part::error("the call was not answered"), |frame| part(&frame));
+        let takes = |room: usize| room.checked_sub(part.member.len());
+        if room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, takes).is_ok() {
+            return part;
+        }
+        room.store(0, Ordering::Relaxed);
+        Part::error("the call was made; its result is too large beside the others: call this tool by itself")
     })
 }
 
@@ -234,15 +259,10 @@ fn part(frame: &Frame) -> Part {
     }
 }
 
-/// All parts, as far as there is room.
+/// All parts.
 fn structured(names: &[Box<str>], parts: Vec<Part>) -> String {
     let mut out = String::from("{\"results\":[");
     for (index, (name, part)) in names.iter().zip(parts).enumerate() {
-        let part = if out.len() + part.member.len() > MAX_ANSWER {
-            Part::error("the results are too large together; call this tool by itself")
-        } else {
-            part
-        };
         if index > 0 {
             out.push(',');
         }
@@ -268,17 +288,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_keep_their_order_and_what_is_too_much_is_left_out() {
+    fn parts_keep_their_order() {
         let names = ["a", "b \"quoted\"", "c"].map(Into::into);
         let parts = vec![
             Part { member: "\"result\":{\"x\":1}".to_owned(), is_error: false },
-            Part { member: format!("\"result\":\"{}\"", "x".repeat(MAX_ANSWER)), is_error: false },
+            Part { member: "\"result\":{}".to_owned(), is_error: false },
             Part::error("no such tool"),
         ];
         let told: serde_json::Value = serde_json::from_str(&structured(&names, parts)).expect("JSON");
         assert_eq!(told["results"][0], serde_json::json!({"name": "a", "result": {"x": 1}}));
         assert_eq!(told["results"][1]["name"], "b \"quoted\"");
-        assert!(told["results"][1]["error"]["message"].as_str().is_some_and(|text| text.contains("too large")));
         assert_eq!(told["results"][2]["error"]["message"], "no such tool");
     }
 

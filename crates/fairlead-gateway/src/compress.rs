@@ -142,6 +142,11 @@ async fn compressed(state: &State, coding: Coding, plain: &Bytes, list: Option<L
     tokio::task::spawn_blocking(work).await.ok().flatten()
 }
 
+/// How many times as large a request may become.
+const MAX_RATIO: usize = 100;
+/// What any request may become, however small it came.
+const PLAIN_ROOM: usize = 64 << 10;
+
 /// Expands a request of a content coding, to `limit` bytes at most.
 pub(crate) async fn expand(coding: &HeaderValue, body: Bytes, limit: usize) -> Result<Bytes, Refusal> {
     let name = coding.to_str().unwrap_or_default();
@@ -152,13 +157,24 @@ pub(crate) async fn expand(coding: &HeaderValue, body: Bytes, limit: usize) -> R
         let known = Coding::ACCEPT;
         return Err(Refusal::new(Code::MediaType, format!("`Content-Encoding` must be one of {known}, or none")));
     };
+    // What grows beyond all measure is there to do harm: many of them at once would, each within its own bound.
+    let (limit, by_ratio) = match body.len().saturating_mul(MAX_RATIO).max(PLAIN_ROOM) {
+        most if most < limit => (most, true),
+        _ => (limit, false),
+    };
     let malformed = |error: fairlead_coding::DecodeError| Refusal::new(Code::NotJson, error.to_string());
     let mut decoder = Decoder::new(coding).map_err(malformed)?;
     decoder.push(body);
     let (mut whole, mut turn) = (BytesMut::new(), TURN);
     while let Some(part) = decoder.next().map_err(malformed)? {
         if whole.len() + part.len() > limit {
-            let what = format!("the body is larger than {limit} bytes when it is expanded (`listen.max_body`)");
+            let what = if by_ratio {
+                format!(
+                    "the body becomes more than {MAX_RATIO} times as large when it is expanded; send it less compressed"
+                )
+            } else {
+                format!("the body is larger than {limit} bytes when it is expanded (`listen.max_body`)")
+            };
             return Err(Refusal::new(Code::BodyTooLarge, what));
         }
         whole.extend_from_slice(&part);

@@ -10,8 +10,10 @@ pub(crate) use retry::is_repeatable;
 
 use crate::{
     affinity, bridge,
+    bulkhead::Places,
     call::Call,
     deadline, dependencies,
+    gateway::Gateway,
     guard::{self, Admission},
     overload, replay,
     resolve::{self, Target},
@@ -337,7 +339,7 @@ async fn once(
         outbound.witness = Some(Box::new(admission));
     }
     if let Some(faults) = &target.upstream.rules.faults {
-        outbound.injection = faults.draw(call, target, lease.instance());
+        outbound.injection = faults.draw(call, frame.method_class(), target, lease.instance());
     }
     let mut exchange = match lease.start(call.worker, outbound).begun().await {
         Ok(exchange) => exchange,
@@ -406,8 +408,29 @@ impl Drop for Unheard<'_> {
             } else if self.call.era == Era::Modern || is_cancelled() {
                 exchange.cancel("the client cancelled the request");
             } else {
-                self.call.gateway.0.replays.run_on(exchange);
+                self.call.gateway.0.replays.run_on(exchange, Left::of(self.call));
             }
+        }
+    }
+}
+
+/// What a call leaves behind that goes on without its client: its places in pools, and what it makes outdated.
+struct Left {
+    _places: Places,
+    outdates: Option<(Gateway, reuse::Outdates)>,
+}
+
+impl Left {
+    fn of(call: &Call) -> Self {
+        let outdates = call.outdates.get().map(|outdates| (call.gateway.clone(), outdates.clone()));
+        Self { _places: call.places.take(), outdates }
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some((gateway, outdates)) = &self.outdates {
+            outdates.apply(gateway);
         }
     }
 }

@@ -111,7 +111,9 @@ impl Faults {
             return Err(FaultError::Bad(text));
         }
         let now = Instant::now().into_std();
-        let mut active: Vec<_> = self.active.load().iter().filter(|fault| !fault.is_over(now)).cloned().collect();
+        // One of the configuration that is over stays, or the next reload would begin it again.
+        let stays = |fault: &&Arc<ActiveFault>| fault.is_configured || !fault.is_over(now);
+        let mut active: Vec<_> = self.active.load().iter().filter(stays).cloned().collect();
         if active.iter().any(|fault| fault.rule.name == rule.name) {
             return Err(FaultError::Bad(format!("there is a fault called `{}`; clear it first", rule.name)));
         }
@@ -134,7 +136,11 @@ impl Faults {
         let before = self.active.load();
         let goes = |fault: &&Arc<ActiveFault>| name.is_none_or(|name| *fault.rule.name == *name);
         let gone = before.iter().filter(goes).filter(|fault| !fault.is_over(now)).count();
-        let kept: Vec<_> = before.iter().filter(|fault| !goes(fault) && !fault.is_over(now)).cloned().collect();
+        let stays = |fault: &&Arc<ActiveFault>| match fault.is_over(now) {
+            true => fault.is_configured,
+            false => !goes(fault),
+        };
+        let kept: Vec<_> = before.iter().filter(stays).cloned().collect();
         if gone > 0 {
             tracing::warn!(fault = name, count = gone, "faults were cleared");
         }
@@ -148,12 +154,18 @@ impl Faults {
     }
 
     /// What happens to this try of a call.
-    pub(crate) fn draw(&self, call: &Call, target: &Target, instance: &Instance) -> Option<Box<Injection>> {
+    pub(crate) fn draw(
+        &self,
+        call: &Call,
+        sent: Method,
+        target: &Target,
+        instance: &Instance,
+    ) -> Option<Box<Injection>> {
         let active = self.active.load();
         if active.is_empty() {
             return None;
         }
-        let tool = match call.frame.method_class() {
+        let tool = match sent {
             Method::ToolsCall => target.name.as_deref(),
             Method::ResourcesRead | Method::PromptsGet | Method::Complete => None,
             // What goes on for long is no call, and what is asked about one is not the one.

@@ -136,6 +136,11 @@ impl Merged {
             *tools = shown;
         }
         if let Some(bounds) = endpoint.call_many {
+            // It hides one of a server that is shown under its name.
+            tools.retain(|tool| {
+                let tool = std::str::from_utf8(tool).unwrap_or_default();
+                fairlead_wire::list::string_member(tool, "name").as_deref() != Some(call_many::NAME)
+            });
             tools.push(call_many::definition(bounds));
         }
     }

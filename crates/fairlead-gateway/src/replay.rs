@@ -107,13 +107,14 @@ impl Shared {
 
     /// Lets the call of a legacy client that went away end for nobody: that is no cancellation, and at a modern server
     /// closing it would be one. Up to a bound; what is beyond is given up.
-    pub(crate) fn run_on(self: &Arc<Self>, mut exchange: Box<Exchange>) {
+    /// What it holds, and what it makes outdated, is kept until it ends.
+    pub(crate) fn run_on(self: &Arc<Self>, mut exchange: Box<Exchange>, held: impl Send + 'static) {
         if exchange.link().peer().revision.era() == Era::Legacy || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         let Some(detached) = self.detach() else { return };
         self.drive(async move {
-            let _detached = detached;
+            let (_detached, _held) = (detached, held);
             while let Ok(Item::Message(_)) = exchange.next().await {}
         });
     }

@@ -230,7 +230,8 @@ async fn wait(call: Box<Call>, target: Target, waiting: Waiting) -> Response<Bod
             answer::respond(call, target).await
         }
         Err(_) if Instant::now() >= deadline(&call, &target) => {
-            answer::go_on(call, target, Begun::Failed(too_late()), Vec::new()).await
+            let late = too_late(&call);
+            answer::go_on(call, target, Begun::Failed(late), Vec::new()).await
         }
         Err(_) => answer::go_on(call, target, Begun::Waits(Box::new(waiting)), Vec::new()).await,
     }
@@ -250,7 +251,7 @@ pub(crate) async fn wait_on(call: &Call, target: &Target, voice: &Voice, waiting
                 call_oneself(call, target, heard);
                 return Some(dispatch::begin(call, target, Instant::now() + keep_alive).await);
             }
-            Err(_) if Instant::now() >= deadline => return Some(Begun::Failed(too_late())),
+            Err(_) if Instant::now() >= deadline => return Some(Begun::Failed(too_late(call))),
             Err(_) => voice.keep_alive().await.ok()?,
         }
     }
@@ -260,7 +261,11 @@ fn deadline(call: &Call, target: &Target) -> Instant {
     call.deadline(target.timeouts().1)
 }
 
-fn too_late() -> UpstreamError {
+fn too_late(call: &Call) -> UpstreamError {
+    if let Some(part) = &call.reuse {
+        // Whatever came of the other call, this one says nothing of the server.
+        part.became(State::Coalesced);
+    }
     UpstreamError::new(
         UpstreamErrorKind::Timeout,
         Outcome::Unknown,
@@ -395,6 +400,7 @@ pub(crate) fn ended(call: &Call, target: &Target) {
 }
 
 /// What a call that was sent makes outdated, should nobody hear how it ended.
+#[derive(Clone)]
 pub(crate) struct Outdates {
     server: Arc<str>,
     writes: Arc<Invalidates>,

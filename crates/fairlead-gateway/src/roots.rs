@@ -13,7 +13,8 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Asks over the call's own stream. A client that does not answer has no roots.
 pub(crate) async fn ask(call: &Call, voice: &Voice) {
     let Some(session) = &call.session else { return };
-    if session.roots().is_some() {
+    // In a batch no question has a place: nobody would see it.
+    if session.roots().is_some() || call.in_batch {
         return;
     }
     let none = Bytes::from_static(b"{\"roots\":[]}");

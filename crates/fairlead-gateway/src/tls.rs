@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs::{Ticketer, default_provider},
-    server::{NoServerSessionStorage, ResolvesServerCert},
+    server::{Acceptor, NoServerSessionStorage, ResolvesServerCert},
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
@@ -25,7 +25,7 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 /// HTTP/2 as ALPN names it (RFC 9113, section 3.3).
 const HTTP2: &[u8] = b"h2";
@@ -68,7 +68,7 @@ pub(crate) struct Tls {
 /// What a handshake needs.
 pub(crate) struct Ready {
     of: fairlead_config::Tls,
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
 }
 
 impl Ready {
@@ -85,8 +85,8 @@ impl Tls {
             return;
         }
         let ready = tls.map(|tls| {
-            let acceptor = TlsAcceptor::from(Arc::new(server_config(tls)));
-            Arc::new(Ready { of: tls.clone(), acceptor })
+            let config = Arc::new(server_config(tls));
+            Arc::new(Ready { of: tls.clone(), config })
         });
         self.ready.store(ready);
     }
@@ -118,8 +118,10 @@ impl Tls {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 _ if first[0] != HANDSHAKE => Ok(Err(stream)),
                 _ => {
+                    // A place is for whoever has said hello: one that says nothing keeps none.
+                    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
                     let _slot = slots.acquire().await.map_err(io::Error::other)?;
-                    ready.acceptor.accept(stream).await.map(Ok)
+                    begun.into_stream(Arc::clone(&ready.config)).await.map(Ok)
                 }
             }
         };

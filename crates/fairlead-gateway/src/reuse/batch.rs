@@ -25,7 +25,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// One value of a batch.
 struct Member {
@@ -61,7 +61,9 @@ impl Batches {
 
 /// The value of a call that can be one of many; `None` when it cannot.
 pub(super) fn value(call: &Call, target: &Target, batch: &Batch) -> Option<Box<str>> {
-    if call.task.is_some() || key::is_changed(call, target) {
+    // Who has less time than a batch is gathered for is not gathered.
+    let is_hasty = Instant::now() + batch.wait >= call.deadline(target.timeouts().1);
+    if call.task.is_some() || key::is_changed(call, target) || is_hasty {
         return None;
     }
     let arguments = call.frame.raw(Field::Arguments)?;
@@ -159,9 +161,9 @@ async fn send(mut call: Box<Call>, target: &Target, batch: &Batch, mut members: 
     }
 }
 
-/// Everybody calls for himself.
+/// Each value is called for by itself: of those who wait for the same one, the first does.
 fn part(members: Vec<Member>) {
-    members.into_iter().for_each(|member| member.lead.part());
+    drop(members);
 }
 
 async fn all_gone(members: &[Member]) {
@@ -203,10 +205,7 @@ fn split(call: &Call, batch: &Batch, members: Vec<Member>, answer: &Final, link:
     let frames: Vec<Option<Frame>> =
         (0..members.len()).map(|at| parts.get(at).copied().flatten().and_then(|part| one(batch, part, link))).collect();
     for (member, frame) in members.into_iter().zip(frames) {
-        let Some(frame) = frame else {
-            member.lead.part();
-            continue;
-        };
+        let Some(frame) = frame else { continue };
         let answer = Final { frame, status: None };
         keep(call, &member.plan, &answer, link, member.plan.since);
         member.lead.settle(Shared::answer(&answer, link));
@@ -237,19 +236,24 @@ fn parts<'a>(batch: &Batch, structured: &'a str, values: &[&str]) -> Vec<Option<
         (None, Some(key)) => list::raw_member(value, key).map(|raw| plain(raw).into_owned()),
         _ => Some(plain(value).into_owned()),
     };
+    // What goes by a name that two have could be either's, so nobody gets it.
+    let mut names: Vec<Option<String>> = values.iter().map(|value| named(value)).collect();
+    let mut times: HashMap<String, usize> = HashMap::new();
+    names.iter().flatten().for_each(|name| *times.entry(name.clone()).or_default() += 1);
+    names.iter_mut().for_each(|name| *name = name.take().filter(|name| times[name] == 1));
     if held.starts_with('{') {
-        return values.iter().map(|value| list::raw_member(held, &named(value)?)).collect();
+        return names.iter().map(|name| list::raw_member(held, name.as_ref()?)).collect();
     }
     let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(held) else { return Vec::new() };
     match &batch.key {
         Some(key) => {
-            let mut known: HashMap<Cow<'_, str>, &str> = HashMap::new();
+            let mut known: HashMap<Cow<'_, str>, Option<&str>> = HashMap::new();
             for item in items {
                 if let Some(value) = list::raw_member(item.get(), key) {
-                    known.entry(plain(value)).or_insert(item.get());
+                    known.entry(plain(value)).and_modify(|item| *item = None).or_insert(Some(item.get()));
                 }
             }
-            values.iter().map(|value| known.get(&*named(value)?).copied()).collect()
+            names.iter().map(|name| known.get(name.as_deref()?).copied().flatten()).collect()
         }
         // Nobody can say which is missing.
         None if items.len() != values.len() => Vec::new(),
@@ -324,6 +328,20 @@ mod tests {
         let batch = batch(None, None, Some("id"));
         let got = parts(&batch, r#"[{"id":2,"is":"two"},{"id":"x","is":"ex"}]"#, &values);
         assert_eq!(got, [Some(r#"{"id":"x","is":"ex"}"#), Some(r#"{"id":2,"is":"two"}"#), None]);
+    }
+
+    #[test]
+    fn what_could_be_the_answer_of_two_is_nobodys() {
+        let objects = batch(None, None, Some("id"));
+        let years = [r#"{"id":"c7","year":1}"#, r#"{"id":"c7","year":2}"#, r#"{"id":"c8"}"#];
+        let got = parts(&objects, r#"[{"id":"c7","of":1},{"id":"c8","of":3}]"#, &years);
+        assert_eq!(got, [None, None, Some(r#"{"id":"c8","of":3}"#)]);
+        assert_eq!(
+            parts(&batch(Some("id"), None, None), r#"{"7":1,"8":2}"#, &["7", "\"7\"", "8"]),
+            [None, None, Some("2")]
+        );
+        let twice = parts(&batch(Some("id"), None, Some("id")), r#"[{"id":1,"a":1},{"id":1,"a":2}]"#, &["1", "2"]);
+        assert_eq!(twice, [None, None]);
     }
 
     #[test]

@@ -63,23 +63,39 @@ pub(super) async fn fetch(call: &Call, target: &Target) -> Result<(Final, Era), 
 }
 
 /// Listens to the end of an exchange that nobody else listens to.
-async fn listen(mut exchange: Box<Exchange>, first: Option<Frame>) -> Result<(Final, Era), Option<UpstreamError>> {
+async fn listen(exchange: Box<Exchange>, first: Option<Frame>) -> Result<(Final, Era), Option<UpstreamError>> {
+    let mut listening = Listening { exchange, why: Some("nobody waits for it any more") };
     let mut next = first.map(Item::Message);
     loop {
         let item = match next.take() {
             Some(item) => item,
-            None => exchange.next().await.map_err(Some)?,
+            None => listening.exchange.next().await.map_err(Some)?,
         };
         match item {
             Item::Message(frame) if frame.kind() == Kind::Request => {
-                exchange.cancel("nobody is there to be asked");
+                listening.why = Some("nobody is there to be asked");
                 return Err(None);
             }
             Item::Message(_) => {}
             Item::Final(answer) => {
-                let link = exchange.link().peer().revision.era();
+                listening.why = None;
+                let link = listening.exchange.link().peer().revision.era();
                 return Ok((answer, link));
             }
+        }
+    }
+}
+
+/// An exchange whose server is told when it is given up.
+struct Listening {
+    exchange: Box<Exchange>,
+    why: Option<&'static str>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(why) = self.why {
+            self.exchange.cancel(why);
         }
     }
 }
