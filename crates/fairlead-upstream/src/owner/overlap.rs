@@ -94,15 +94,68 @@ impl Overlap {
         }
     }
 
-    /// What is to be said once more, now that the stream before is closed.
-    pub(super) fn doubtful(self, told: &Told) -> Vec<Frame> {
-        let in_doubt = self.resources.into_iter().filter(|(uri, _)| !told.differs(uri));
-        in_doubt.filter_map(|(_, heard)| heard.doubtful).map(|(_, frame)| frame).collect()
+    /// The stream before is closed: what is to be said once more, and what the new one may still bring of what was heard.
+    pub(super) fn replaced(self, told: &Told) -> (Vec<Frame>, Owed) {
+        let (mut doubtful, mut owed) = (Vec::new(), Owed::default());
+        for (uri, heard) in self.resources {
+            if told.differs(&uri) {
+                owed.add(uri, heard.before.iter().map(|noted| noted.content), false);
+            } else {
+                doubtful.extend(heard.doubtful.map(|(_, frame)| frame));
+            }
+        }
+        (doubtful, owed)
+    }
+
+    /// There is no new stream: what it brought the stream before brings as well.
+    pub(super) fn given_up(self, owed: &mut Owed) {
+        for (uri, heard) in self.resources {
+            owed.add(uri, heard.fresh.into_iter(), true);
+        }
     }
 
     fn has_room(&mut self) -> bool {
         self.noted += 1;
         self.noted <= MAX_NOTED
+    }
+}
+
+/// Updates that were passed on from another stream, and that the one that is read now has not brought yet.
+#[derive(Default)]
+pub(super) struct Owed(HashMap<Arc<str>, Vec<Debt>>);
+
+struct Debt {
+    content: u64,
+    /// It is certain to come. Otherwise it comes before anything new, or not at all.
+    sure: bool,
+}
+
+impl Owed {
+    fn add(&mut self, uri: Arc<str>, contents: impl Iterator<Item = u64>, sure: bool) {
+        let mut debts = contents.map(|content| Debt { content, sure }).peekable();
+        if debts.peek().is_some() {
+            self.0.entry(uri).or_default().extend(debts);
+        }
+    }
+
+    /// The stream brings an update: whether that was passed on already.
+    pub(super) fn take(&mut self, uri: &Arc<str>, frame: &Frame) -> Said {
+        let Some(debts) = self.0.get_mut(uri) else { return Said::New };
+        let content = content(frame);
+        let found = debts.iter().position(|debt| debt.content == content);
+        match found {
+            Some(at) => _ = debts.swap_remove(at),
+            None => debts.retain(|debt| debt.sure),
+        }
+        if debts.is_empty() {
+            self.0.remove(uri);
+        }
+        if found.is_some() { Said::Known } else { Said::New }
+    }
+
+    /// The stream ended.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -175,7 +228,7 @@ mod tests {
                 known.note(&uri, &frame);
             }
         }
-        (told, overlap.doubtful(&known).len())
+        (told, overlap.replaced(&known).0.len())
     }
 
     #[test]
@@ -199,6 +252,55 @@ mod tests {
             let (heard, doubtful) = play(script);
             assert_eq!((&*heard, doubtful), (told, once_more), "{script}");
         }
+    }
+
+    fn update(number: u64) -> Frame {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"x:1","own":"{number}"}}}}"#
+        );
+        Frame::parse(text.into(), &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn what_the_new_stream_brings_after_the_end_of_the_other_is_not_told_again() {
+        let uri: Arc<str> = "x:1".into();
+        for (differ, expected) in [(true, "kkn"), (false, "nnn")] {
+            let (mut overlap, mut told) = (Overlap::default(), Told::default());
+            overlap.acknowledged();
+            for number in [1, 2] {
+                assert_eq!(overlap.before(Arc::clone(&uri), &update(number)), Said::New);
+                // Where they all say the same, one more is better than one less.
+                told.note(&uri, &update(if differ { number } else { 1 }));
+            }
+            let (_, mut owed) = overlap.replaced(&told);
+            let mut said = String::new();
+            for number in [1, 2, 3] {
+                said.push(if owed.take(&uri, &update(number)) == Said::Known { 'k' } else { 'n' });
+            }
+            assert_eq!(said, expected);
+            assert!(owed.0.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_owed_is_forgotten_with_the_first_that_is_new_unless_it_is_certain() {
+        let uri: Arc<str> = "x:1".into();
+        for sure in [true, false] {
+            let mut owed = Owed::default();
+            owed.add(Arc::clone(&uri), [content(&update(2))].into_iter(), sure);
+            assert_eq!(owed.take(&uri, &update(1)), Said::New);
+            assert_eq!(owed.take(&uri, &update(2)), if sure { Said::Known } else { Said::New });
+        }
+    }
+
+    #[test]
+    fn what_a_stream_brought_that_is_given_up_the_one_before_does_not_tell_again() {
+        let uri: Arc<str> = "x:1".into();
+        let (mut overlap, mut owed) = (Overlap::default(), Owed::default());
+        assert_eq!(overlap.fresh(Arc::clone(&uri), &update(2)), Said::New);
+        overlap.given_up(&mut owed);
+        let said = [1, 2, 2].map(|number| owed.take(&uri, &update(number)));
+        assert_eq!(said, [Said::New, Said::Known, Said::New]);
     }
 
     #[test]

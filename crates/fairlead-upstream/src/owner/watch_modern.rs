@@ -5,7 +5,7 @@
 //! be changed, so another set means another stream: it is opened first, the one before is read on until
 //! the new one is acknowledged and for a moment longer, and what both bring is passed on once.
 
-use super::overlap::{Overlap, Said, Told};
+use super::overlap::{Overlap, Owed, Said, Told};
 use crate::{
     catalog::own_meta,
     event::{End, LinkEvent},
@@ -41,8 +41,9 @@ pub(super) fn worth_it(link: &Link) -> bool {
 pub(super) async fn keep(link: Arc<Link>, carriage: Carriage, lists: bool) {
     let again = carriage.is_again();
     let inbound = Arc::clone(&link.inbound);
-    let told = Told::default();
-    let mut listening = Listening { inbound, link, carriage, lists, current: None, was_accepted: false, again, told };
+    let (told, owed) = (Told::default(), Owed::default());
+    let mut listening =
+        Listening { inbound, link, carriage, lists, current: None, was_accepted: false, again, told, owed };
     listening.run().await;
 }
 
@@ -57,6 +58,8 @@ struct Listening {
     /// What changed while nobody listened is not known.
     again: bool,
     told: Told,
+    /// What `current` is still to bring, and was heard on another stream.
+    owed: Owed,
 }
 
 struct Stream {
@@ -106,10 +109,15 @@ impl Listening {
             let at = if due { retry_at } else { renew };
             tokio::select! {
                 item = next(&mut self.current) => match item {
-                    Ok(Item::Message(frame)) => self.hear(frame),
+                    Ok(Item::Message(frame)) => {
+                        if self.is_news(&frame) {
+                            self.hear(frame);
+                        }
+                    }
                     Ok(Item::Final(_)) | Err(_) => {
                         tracing::debug!(server = self.link.server_name(), "the server ended its listen stream");
                         self.current = None;
+                        self.owed.clear();
                         self.again = true;
                         retry_at = Instant::now() + wait;
                         wait = (wait * 2).min(RETRY.1);
@@ -131,8 +139,38 @@ impl Listening {
     /// Opens a stream for `wanted` and puts it in the place of the one there is. `wait` is what the next try would wait:
     /// a server that was too slow gets more time.
     async fn turn_over(&mut self, wanted: BTreeSet<Arc<str>>, wait: Duration) -> Result<(), Failed> {
-        let mut fresh = self.open(&wanted).await.map_err(Failed::Broke)?;
         let mut overlap = Overlap::default();
+        let was_cut = match self.replace(wanted, wait, &mut overlap).await {
+            Ok(was_cut) => was_cut,
+            Err(failed) => {
+                if self.current.is_some() {
+                    overlap.given_up(&mut self.owed);
+                }
+                return Err(failed);
+            }
+        };
+        let (doubtful, owed) = overlap.replaced(&self.told);
+        self.owed = owed;
+        if was_cut {
+            for frame in doubtful {
+                self.hear(frame);
+            }
+        }
+        self.carriage.all_left();
+        if std::mem::take(&mut self.again) {
+            self.catch_up();
+        }
+        Ok(())
+    }
+
+    /// Reads both streams until the new one has taken the place of the other. True when that was closed, and did not end.
+    async fn replace(
+        &mut self,
+        wanted: BTreeSet<Arc<str>>,
+        wait: Duration,
+        overlap: &mut Overlap,
+    ) -> Result<bool, Failed> {
+        let mut fresh = self.open(&wanted).await.map_err(Failed::Broke)?;
         let mut accepted: Option<BTreeSet<Arc<str>>> = None;
         let mut until = Instant::now() + ACKNOWLEDGE.max(wait);
         while accepted.is_none() || self.current.is_some() {
@@ -159,12 +197,15 @@ impl Listening {
                 },
                 item = next(&mut self.current) => match item {
                     Ok(Item::Message(frame)) => {
-                        if updated(&frame).is_none_or(|uri| overlap.before(uri, &frame) == Said::New) {
+                        if self.is_news(&frame)
+                            && updated(&frame).is_none_or(|uri| overlap.before(uri, &frame) == Said::New)
+                        {
                             self.hear(frame);
                         }
                     }
                     Ok(Item::Final(_)) | Err(_) => {
                         self.current = None;
+                        self.owed.clear();
                         // It may have had more to say than was heard of it, and what the new one said twice was held
                         // back.
                         self.again = true;
@@ -181,19 +222,14 @@ impl Listening {
             // One that never says so may yet tell that its lists change.
             None => BTreeSet::new(),
         };
-        if let Some(mut before) = self.current.take() {
+        let before = self.current.take();
+        let was_cut = before.is_some();
+        if let Some(mut before) = before {
             before.exchange.cancel("another stream took its place");
-            for frame in overlap.doubtful(&self.told) {
-                self.hear(frame);
-            }
         }
         self.told.keep(&accepted);
         self.current = Some(Stream { exchange: fresh, accepted, opened: Instant::now() });
-        self.carriage.all_left();
-        if std::mem::take(&mut self.again) {
-            self.catch_up();
-        }
-        Ok(())
+        Ok(was_cut)
     }
 
     async fn open(&self, wanted: &BTreeSet<Arc<str>>) -> Result<Box<Exchange>, UpstreamError> {
@@ -285,6 +321,11 @@ impl Listening {
         }
         let key = Some(self.carriage.key().clone());
         self.inbound.tell(LinkEvent::Rewatched { link: self.link.id, key });
+    }
+
+    /// Whether what `current` brings was not heard on another stream before.
+    fn is_news(&mut self, frame: &Frame) -> bool {
+        updated(frame).is_none_or(|uri| self.owed.take(&uri, frame) == Said::New)
     }
 
     fn hear(&mut self, frame: Frame) {
