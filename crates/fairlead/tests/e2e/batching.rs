@@ -25,7 +25,7 @@ fn script(script: Script) -> Script {
 
 /// Rules that gather; the time is never over in a test.
 fn rule(with: &str, max: usize, more: &str) -> String {
-    format!("batch: {{ with: {with}, max: {max}, wait: 10m, {more} }}")
+    format!("batch: {{ with: {with}, max: {max}, wait: 5m, {more} }}")
 }
 
 struct House {
