@@ -186,7 +186,9 @@ async fn a_session_survives_a_kill_with_what_it_had_asked_for() {
     gateway.restart().await;
     let client = with_session(&gateway, "/mcp", Some(&id));
     let after = client.list("tools/list", "tools").await.unwrap();
-    assert_eq!(after, before, "the same capabilities show the same tools");
+    // Those of before the crash may still be marked as such.
+    let names = |tools: &[Value]| tools.iter().map(|tool| tool["name"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&after), names(&before), "the same capabilities show the same tools");
     let answer = client.request("tools/call", json!({"name": "a__logs", "arguments": {}})).await.unwrap();
     let levels: Vec<_> = answer
         .notifications("notifications/message")
