@@ -127,7 +127,7 @@ impl House {
         for place in &PLACES {
             let server = Server::start(place).await;
             config += &format!(
-                "  {}: {{ {}, max_sessions: {LINKS}, resources: prefix, timeout: {{ idle: 6s, call: 8s }} }}\n",
+                "  {}: {{ {}, max_sessions: {LINKS}, resources: prefix, timeout: {{ idle: 6s, call: 15s }} }}\n",
                 place.name,
                 server.yaml()
             );
